@@ -208,7 +208,7 @@ def test_no_network_says_what_to_do():
 
 @pytest.mark.parametrize('size', [0, 31, 100, 449])
 def test_image_size(tiny, size):
-    with pytest.raises(ValueError, match=f'image size {size}: use a multiple of 32'): clips.preprocess(size)
+    with pytest.raises(ValueError, match=f'image size {size}: use a multiple of 32'): tiny.preprocess(size)
 
 
 # ---- text

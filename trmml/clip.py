@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'OPENAI_MARKS', 'DOODLE_CLIP', 'DOODLE_FILE', 'feature_map', 'position_embedding', 'attention_pool',
-           'dense_features', 'Features', 'image_features', 'causal_block', 'encode_embeddings', 'tokenize',
-           'read_weights', 'check_fit', 'unpack', 'architecture', 'settings_of', 'resnets', 'CLIP', 'preprocess',
-           'warn_unknown', 'load', 'weights_file', 'PromptLearner']
+           'dense_features', 'Features', 'image_features', 'causal_block', 'encode_embeddings', 'byte_pairs',
+           'tokenize', 'read_weights', 'check_fit', 'unpack', 'architecture', 'settings_of', 'resnets', 'CLIP',
+           'square', 'warn_unknown', 'weights_file', 'random_weights', 'stored_weights', 'load', 'around_context',
+           'PromptLearner']
 
-# %% ../nbs/03_clip.ipynb #5c7981a8
+# %% ../nbs/03_clip.ipynb #ab180a25
 import hashlib
 import warnings
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from fastcore.basics import patch
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -106,12 +108,17 @@ def encode_embeddings(
     for block in model.transformer.resblocks: x = causal_block(block, x)
     return model.ln_final(x[torch.arange(len(x), device=x.device), end]) @ model.text_projection.to(x.dtype)
 
-# %% ../nbs/03_clip.ipynb #972e7982
+# %% ../nbs/03_clip.ipynb #e9336ee1
+@cache
+def byte_pairs()->SimpleTokenizer:
+    "CLIP's tokenizer; reading its vocabulary takes a while and is done once."
+    return SimpleTokenizer()
+
 def tokenize(
     sentences:list, # of str
 )->Tensor:          # (K, 77) token ids
     "CLIP's byte-pair tokens, with an end token in each row."
-    tokenizer = SimpleTokenizer()
+    tokenizer = byte_pairs()
     tokens = tokenizer(sentences, tokenizer.context_length + 1)   # one place more shows what would be cut
     cut = tokens[:, -1] != 0
     if cut.any():
@@ -165,10 +172,10 @@ def check_fit(
     extra = [k for k in state if k not in want]
     if extra: raise ValueError(f'{source} is not a {name}: it has {extra[0]}, which {name} lacks')
 
-# %% ../nbs/03_clip.ipynb #a9eae295
+# %% ../nbs/03_clip.ipynb #3404bb10
 DOODLE_CLIP = dict(embed_dim=128, vision_cfg=dict(layers=(1, 1, 1, 1), width=32, image_size=128),
                    text_cfg=dict(context_length=77, vocab_size=49408, width=128, heads=4, layers=3))
-DOODLE_FILE = Path(__file__).parent/'weights'/'doodle-clip.safetensors' if '__file__' in globals() else Path('weights/doodle-clip.safetensors')
+DOODLE_FILE = Path(__file__).parent/'weights'/'doodle-clip.safetensors' if '__file__' in globals() else Path('../trmml/weights/doodle-clip.safetensors')
 
 def unpack(
     state:dict,      # tensors of a packed file: `token_ids` (K,) and only those rows of `token_embedding.weight`
@@ -208,7 +215,7 @@ def resnets()->list: # of str
     names = [n for n in open_clip.list_models() if n.startswith('RN')]
     return [n for n in names if isinstance(open_clip.get_model_config(n)['vision_cfg'].get('layers'), (list, tuple))]
 
-# %% ../nbs/03_clip.ipynb #2a9250c1
+# %% ../nbs/03_clip.ipynb #7e85d5f4
 class CLIP(nn.Module):
     "A frozen CLIP: dense and pooled image features, text features, in one joint space of `d` dimensions."
     def __init__(self,
@@ -216,30 +223,19 @@ class CLIP(nn.Module):
         name:str,        # of the architecture
         source:str,      # where the weights are from: a tag, a file name, 'random'
         image_size:int,  # working resolution, a multiple of 32
+        compute=None,    # dtype of the image tower's arithmetic (autocast); None: that of the weights
     ):
         super().__init__()
-        self.model, self.name, self.source, self.image_size = model.requires_grad_(False).eval(), name, source, image_size
+        model.visual.to(memory_format=torch.channels_last)   # the order CPUs and GPUs convolve fastest in
+        self.model, self.name, self.source = model.requires_grad_(False).eval(), name, source
+        self.image_size, self.compute = image_size, compute
         self.d = model.text_projection.shape[1]
 
     def train(self, mode=True): return super().train(False)   # frozen: BatchNorm never leaves evaluation mode
 
-    @property
-    def device(self): return self.model.logit_scale.device
-    @property
-    def dtype(self): return self.model.visual.conv1.weight.dtype
-    @property
-    def logit_scale(self): return self.model.logit_scale.exp().item()   # 100 for OpenAI's weights
-
-    def preprocess(self, image_size=None): return preprocess(image_size or self.image_size)
-    def features(self, images): return image_features(self.model.visual, images.to(self.device, self.dtype))
-    def dense(self, images): return self.features(images).dense
-    def pooled(self, images): return self.features(images).pooled
-
-    def text(self, sentences):
-        "(K, d) features of K sentences."
-        tokens = tokenize(sentences); warn_unknown(self, tokens, sentences)
-        tokens = tokens.to(self.device)
-        return encode_embeddings(self.model, self.model.token_embedding(tokens), tokens.argmax(1))
+    device = property(lambda self: self.model.logit_scale.device)
+    dtype = property(lambda self: self.compute or self.model.visual.conv1.weight.dtype)
+    logit_scale = property(lambda self: self.model.logit_scale.exp().item())   # 100 for OpenAI's weights
 
     @cached_property
     def weights_hash(self):
@@ -249,8 +245,34 @@ class CLIP(nn.Module):
             h.update(k.encode()); h.update(v.detach().float().cpu().numpy().tobytes())
         return h.hexdigest()
 
-# %% ../nbs/03_clip.ipynb #32b72db4
-def preprocess(
+# %% ../nbs/03_clip.ipynb #cd1ffcdf
+@patch
+def preprocess(self:CLIP, image_size=None):
+    "Callable that turns a PIL image into a (3, S, S) normalised tensor."
+    return square(self.image_size if image_size is None else image_size)
+
+@patch
+def features(self:CLIP, images):
+    "Dense (B, d, h, w) and pooled (B, d) features of (B, 3, H, W) images."
+    weights = self.model.visual.conv1.weight
+    x = images.to(weights.device, weights.dtype).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(x.device.type, self.compute, enabled=self.compute is not None): f = image_features(self.model.visual, x)
+    return Features(*(v.float() if self.compute else v for v in f))
+
+@patch
+def dense(self:CLIP, images): return self.features(images).dense
+@patch
+def pooled(self:CLIP, images): return self.features(images).pooled
+
+@patch
+def text(self:CLIP, sentences):
+    "(K, d) features of K sentences."
+    tokens = tokenize(sentences); warn_unknown(self, tokens, sentences)
+    tokens = tokens.to(self.device)
+    return encode_embeddings(self.model, self.model.token_embedding(tokens), tokens.argmax(1))
+
+# %% ../nbs/03_clip.ipynb #4a9cc92a
+def square(
     size:int, # pixels a side
 ):            # callable: PIL image -> (3, size, size) float32
     "Resize to a square (the field ignores the aspect ratio here), scale to 0..1, normalise with OpenAI's mean and spread."
@@ -266,29 +288,7 @@ def warn_unknown(clip, tokens, sentences):
         warnings.warn(f'{clip.name} never saw some words of {len(bad)} of {len(sentences)} sentences, {bad[0]!r} the first: '
                       'their text features mean little', stacklevel=3)
 
-# %% ../nbs/03_clip.ipynb #fca6dfb3
-def load(
-    name:str='RN101',  # 'doodle-clip', or one of open_clip's ResNets
-    weights='openai',  # a hub tag of open_clip, a file, or None for random weights
-    image_size=None,   # working resolution; None: twice the size of pre-training
-    device=None,       # None: cpu
-    seed:int=0,        # of random weights
-)->CLIP:
-    "A frozen CLIP. OpenAI's RN50 and RN101 are the paper's; 'doodle-clip' ships with the package (its weights: 'openai' is ignored)."
-    if weights is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed); model, source = architecture(name), f'random-{seed}'
-    else:
-        settings_of(name)   # an unknown name is an error before anything is downloaded
-        path = DOODLE_FILE if name == 'doodle-clip' and weights in ('openai', 'doodles') else weights_file(name, weights)
-        state, source = unpack(read_weights(path)), Path(path).name
-        model = architecture(name, all(m in state for m in OPENAI_MARKS) or weights == 'openai')
-        state = {k: v for k, v in state.items() if k not in OPENAI_MARKS}
-        check_fit(model, state, name, path)
-        model.load_state_dict(state, strict=False)
-    size = image_size or 2*model.visual.image_size
-    return CLIP(model.float(), name, source, size).to(device or 'cpu')
-
+# %% ../nbs/03_clip.ipynb #a6afa2b5
 def weights_file(name, weights):
     "Path of weights given as a file or as a tag that open_clip can download."
     if Path(weights).is_file(): return weights
@@ -301,7 +301,51 @@ def weights_file(name, weights):
         raise ConnectionError(f'the weights {weights!r} of {name} could not be downloaded ({type(err).__name__}): '
                               'give the path of a local copy as `weights`') from err
 
-# %% ../nbs/03_clip.ipynb #cc64641c
+# %% ../nbs/03_clip.ipynb #1eacbf23
+def random_weights(name, seed):
+    "An untrained model and what to call its weights."
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return architecture(name), f'random-{seed}'
+
+def stored_weights(name, weights):
+    "A model with weights from a file or a tag, and what to call them."
+    settings_of(name)   # an unknown name is an error before anything is downloaded
+    path = DOODLE_FILE if name == 'doodle-clip' and weights in ('openai', 'doodles') else weights_file(name, weights)
+    state = unpack(read_weights(path))
+    model = architecture(name, all(m in state for m in OPENAI_MARKS) or weights == 'openai')
+    state = {k: v for k, v in state.items() if k not in OPENAI_MARKS}
+    check_fit(model, state, name, path)
+    model.load_state_dict(state, strict=False)
+    return model, Path(path).name
+
+# %% ../nbs/03_clip.ipynb #e2a9ac7c
+def load(
+    name:str='RN101',  # 'doodle-clip', or one of open_clip's ResNets
+    weights='openai',  # a hub tag of open_clip, a file, or None for random weights
+    image_size=None,   # working resolution; None: twice the size of pre-training
+    device=None,       # None: cpu
+    compute=None,      # dtype of the image tower's arithmetic, such as torch.bfloat16; None: float32
+    seed:int=0,        # of random weights
+)->CLIP:
+    "A frozen CLIP. OpenAI's RN50 and RN101 are the paper's; 'doodle-clip' ships with the package (its weights: 'openai' is ignored)."
+    model, source = random_weights(name, seed) if weights is None else stored_weights(name, weights)
+    size = 2*model.visual.image_size if image_size is None else image_size
+    return CLIP(model.float(), name, source, size, compute).to(device or 'cpu')
+
+# %% ../nbs/03_clip.ipynb #1d938f1a
+def around_context(
+    clip,       # a CLIP
+    names:list, # C prompt-ready class names
+    n_ctx:int,  # context vectors between
+)->tuple:       # embeddings before (C, 1, width) and behind (C, L - 1 - n_ctx, width), position of the end tokens (C,)
+    "What stands around the context vectors of each class's prompt."
+    tokens = tokenize([' '.join(['X']*n_ctx) + f' {n}.' for n in names]).to(clip.device)
+    end = tokens.argmax(1)
+    table = clip.model.token_embedding(tokens[:, :int(end.max()) + 1]).detach()
+    return table[:, :1], table[:, 1 + n_ctx:], end
+
+# %% ../nbs/03_clip.ipynb #789dd2ec
 class PromptLearner(nn.Module):
     "Learnable context vectors before class names, and their text features; dual: a positive and a negative prompt a class."
     def __init__(self,
@@ -310,25 +354,20 @@ class PromptLearner(nn.Module):
         n_ctx:int=16,             # context vectors a prompt
         class_specific:bool=True, # own vectors for each class, or one set for all
         dual:bool=True,           # positive and negative prompts, or positive only
-        std:float=.02,            # of the initial vectors
-        seed:int=0,
+        std:float=.02, seed:int=0 # of the initial vectors
     ):
         super().__init__()
-        tokens = tokenize([' '.join(['X']*n_ctx) + f' {n}.' for n in names]).to(clip.device)
-        self.L = int(tokens.argmax(1).max()) + 1
-        table = clip.model.token_embedding(tokens[:, :self.L]).detach()
-        self.register_buffer('prefix', table[:, :1], persistent=False)
-        self.register_buffer('suffix', table[:, 1 + n_ctx:], persistent=False)
-        self.register_buffer('end', tokens.argmax(1), persistent=False)
-        shape = (1 + dual, len(names) if class_specific else 1, n_ctx, table.shape[-1])
+        for name, t in zip(('prefix', 'suffix', 'end'), around_context(clip, names, n_ctx)):
+            self.register_buffer(name, t, persistent=False)
+        self.L = 1 + n_ctx + self.suffix.shape[1]
+        shape = (1 + dual, len(names) if class_specific else 1, n_ctx, self.prefix.shape[-1])
         ctx = std*torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        self.ctx = nn.Parameter(ctx.to(table))
+        self.ctx = nn.Parameter(ctx.to(self.prefix))
 
     def embeddings(self):
         "(P, C, L, width): start token, context, class name, end token; P = 2 if dual."
         P, C = self.ctx.shape[0], len(self.prefix)
-        ctx = self.ctx.expand(P, C, -1, -1)
-        return torch.cat([self.prefix.expand(P, -1, -1, -1), ctx, self.suffix.expand(P, -1, -1, -1)], 2)
+        return torch.cat([self.prefix.expand(P, -1, -1, -1), self.ctx.expand(P, C, -1, -1), self.suffix.expand(P, -1, -1, -1)], 2)
 
     def forward(self, clip):
         "(P, C, d) text features, not of unit length, float32."

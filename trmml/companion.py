@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['project_root', 'results_folder', 'locate', 'dataset_label', 'as_list', 'as_bool', 'as_number', 'pick_pictures',
-           'picture', 'picture_boxes', 'Guess', 'top_guesses', 'pointing', 'small']
+           'picture', 'picture_boxes', 'Guess', 'top_guesses', 'pointing', 'region_numbers', 'in_words', 'small']
 
-# %% ../nbs/13b_companion.ipynb #0e883cee
+# %% ../nbs/13b_companion.ipynb #a710be0b
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from PIL import Image
@@ -45,7 +46,7 @@ def locate(
     places = (base/Path(value).expanduser() for base in (Path.cwd(), project_root()))
     return next((str(p.resolve()) for p in places if p.exists()), value)
 
-# %% ../nbs/13b_companion.ipynb #4103f232
+# %% ../nbs/13b_companion.ipynb #6c8eede4
 def dataset_label(
     name_or_path,   # as for `trmml.data.load`
 )->str:             # letters, digits, '.', '_' and '-'
@@ -53,10 +54,11 @@ def dataset_label(
     name = str(name_or_path).strip()
     if name not in READERS and name not in ALIASES: name = Path(name).expanduser().resolve().name if name else ''
     label = re.sub(r'[^\w.-]+', '-', ALIASES.get(name, name)).strip('._-')
-    if not label: raise ValueError(f'dataset={str(name_or_path)!r}: holds no name; give a data set or the path of a folder')
+    if not label:
+        raise ValueError(f'dataset={str(name_or_path)!r}: holds no name; give a data set or the path of a folder')
     return label
 
-# %% ../nbs/13b_companion.ipynb #93871cf5
+# %% ../nbs/13b_companion.ipynb #b708d242
 def as_list(
     value,          # a list, or the text of one
     name='value',   # of the parameter, for the message
@@ -68,7 +70,8 @@ def as_list(
     if not isinstance(items, (list, tuple)) or not len(items):
         raise ValueError(f"{name}={value!r}: expected a list that is not empty, such as -y '{name}: [1, 2]'")
     wrong = [i for i in items if kind is not None and (not isinstance(i, kind) or isinstance(i, bool))]
-    if wrong: raise ValueError(f'{name}={value!r}: {wrong[0]!r} is a {type(wrong[0]).__name__}, which is not expected there')
+    if wrong:
+        raise ValueError(f'{name}={value!r}: {wrong[0]!r} is a {type(wrong[0]).__name__}, which is not expected there')
     return list(items)
 
 # %% ../nbs/13b_companion.ipynb #bd416071
@@ -168,6 +171,32 @@ def pointing(
         maps.append(R.float().cpu()[image[mine] - start, label[mine]])
     maps = torch.cat(maps); masks = box_masks(boxes, maps.shape[1:])
     return pointing_game(maps, masks), masks.float().mean((1, 2))
+
+# %% ../nbs/13b_companion.ipynb #739821a5
+def region_numbers(
+    rows,          # name of a method -> lists of guesses, as from `top_guesses`
+    points=None,   # name of a method -> (hits, chances), as from `pointing`; None: no boxes known
+)->pd.DataFrame:   # a row a method: shown, right, and where boxes are known: pairs, hit, chance
+    "What Figure 4 shows, in numbers."
+    labels = {m: [g.label for guesses in per for g in guesses] for m, per in rows.items()}
+    t = pd.DataFrame({m: dict(shown=len(y), right=y.count(1)) for m, y in labels.items()}).T
+    if points is None: return t
+    seen = {m: dict(pairs=len(h), hit=float(h.mean()), chance=float(c.mean())) for m, (h, c) in points.items()}
+    return t.join(pd.DataFrame(seen).T.astype(dict(pairs=int)))
+
+def in_words(
+    t,          # as from `region_numbers`
+    pictures,   # how many are shown
+)->str:
+    "The sentence under Figure 4."
+    def each(texts): return ', '.join(f'{m} {v}' for m, v in zip(t.index, texts))
+    right = each(t.right.astype(str) + ' of ' + t.shown.astype(str))
+    text = f'Of the classes shown for the {pictures} pictures, these are in the picture: {right}. '
+    if 'hit' not in t:
+        return text + 'No boxes are known for this data set, so nobody can say how often the maps point right.'
+    hits = each(f'{100*h:.1f} %' for h in t.hit)
+    return text + (f'Over {t.pairs.iloc[0]} pairs of a test picture and a class in it, the maximum of the map lies in a box '
+                   f'of the class for {hits}; a cell drawn at random lies there in {100*t.chance.iloc[0]:.1f} %.')
 
 # %% ../nbs/13b_companion.ipynb #b255377d
 def small(

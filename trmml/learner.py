@@ -6,7 +6,7 @@
 __all__ = ['learning_rate', 'optimizer', 'TensorStore', 'predict', 'epoch_rows', 'train_epoch', 'save_checkpoint',
            'load_checkpoint', 'warn_untaught', 'fit']
 
-# %% ../nbs/12_learner.ipynb #78ef405b
+# %% ../nbs/12_learner.ipynb #e21ed945
 import math
 import os
 import warnings
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .clip import Features
 from .data import check_trainable

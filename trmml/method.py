@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['as_features', 'Method', 'count_parameters']
 
-# %% ../nbs/09b_method.ipynb #8e9d6956
+# %% ../nbs/09b_method.ipynb #bb83152a
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .clip import CLIP, Features
@@ -22,7 +23,7 @@ def as_features(
         raise ValueError(f'expected normalised images (B, 3, H, W) or Features, got {getattr(x, "shape", type(x).__name__)}')
     with torch.no_grad(): return clip.features(x)
 
-# %% ../nbs/09b_method.ipynb #d83aae5e
+# %% ../nbs/09b_method.ipynb #ed5077a3
 class Method(nn.Module):
     "Base of all methods: a frozen CLIP, class names, a recipe; subclasses give `encode_text`, `loss` and `scores`."
     recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40, batch=128)
@@ -35,8 +36,7 @@ class Method(nn.Module):
     ):
         super().__init__()
         unknown = set(recipe) - set(self.recipe)
-        if unknown:
-            raise TypeError(f'{type(self).__name__} has no setting {sorted(unknown)[0]!r}')
+        if unknown: raise TypeError(f'{type(self).__name__} has no setting {sorted(unknown)[0]!r}')
         self.recipe, self._clip, self._text = {**self.recipe, **recipe}, [clip], None
         self.classes = list(classes)
         if len(set(self.classes)) < len(self.classes): raise ValueError('class names must differ from each other')
@@ -47,21 +47,17 @@ class Method(nn.Module):
     def encode_text(self): raise NotImplementedError(f'{type(self).__name__} must define encode_text()')
     def begin_epoch(self, epoch, epochs): "Called by the learner before each epoch, counted from 0."
 
-    def text(self):
-        "Text features of the classes; remembered at inference."
-        if self.training or torch.is_grad_enabled(): return self.encode_text()
-        if self._text is None: self._text = self.encode_text()
-        return self._text
-
-    def train(self, mode=True):
-        self._text = None
-        return super().train(mode)
-
-    def load_state_dict(self, *args, **kwargs):
-        self._text = None
-        return super().load_state_dict(*args, **kwargs)
-
     def regions(self, x): raise NotImplementedError(f'{type(self).__name__} makes no region maps')
+    def train(self, mode=True): self._text = None; return super().train(mode)
+    def load_state_dict(self, *a, **k): self._text = None; return super().load_state_dict(*a, **k)
+
+# %% ../nbs/09b_method.ipynb #8d3974da
+@patch
+def text(self:Method):
+    "Text features of the classes; remembered at inference."
+    if self.training or torch.is_grad_enabled(): return self.encode_text()
+    if self._text is None: self._text = self.encode_text()
+    return self._text
 
 # %% ../nbs/09b_method.ipynb #3800a2c5
 def count_parameters(

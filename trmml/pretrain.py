@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SCENES', 'STAGES', 'tiny_clip', 'compact', 'pretraining_scene', 'pair', 'chunk', 'draw_pool', 'prepare', 'normalise',
            'augment', 'encode_tokens', 'clip_loss', 'learning_rate', 'groups', 'train_step', 'save_state', 'pretrain',
-           'probe_set', 'inside_masks', 'probe', 'pack']
+           'probe_set', 'inside_masks', 'probe', 'log_figure', 'pack']
 
-# %% ../nbs/03b_pretrain.ipynb #445c228c
+# %% ../nbs/03b_pretrain.ipynb #9ec4f23b
 import math
 import os
 import time
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from joblib import Parallel, delayed
 from open_clip import CLIP as OpenCLIP
 from open_clip.tokenizer import SimpleTokenizer
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .clip import DOODLE_CLIP, MEAN, STD, encode_embeddings, image_features
 from .doodles import VOC_KINDS, caption, compose, draw, name
@@ -239,6 +239,19 @@ def probe(
     cos = torch.einsum('bdhw,cd->bchw', F.normalize(dense, dim=1), G)
     return dict(pooled=100*mean_ap(F.normalize(pooled, dim=-1) @ G.T, labels), dense=100*mean_ap(cos.amax((2, 3)), labels),
                 inside=100*inside_masks(dense, things, G))
+
+# %% ../nbs/03b_pretrain.ipynb #71996435
+def log_figure(
+    log, # DataFrame with columns step, loss, pooled, dense, inside
+):       # figure
+    "Loss and zero-shot numbers over steps."
+    import matplotlib.pyplot as plt   # only when something is drawn
+    fig, axs = plt.subplots(1, 2, figsize=(6.5, 2.3), layout='constrained')
+    axs[0].plot(log.step, log.loss, 'k', lw=1); axs[0].set(xlabel='step', ylabel='contrastive loss')
+    for k, ls, c in ('inside', '-', '#D55E00'), ('dense', '--', '#0072B2'), ('pooled', '-.', '#009E73'):
+        seen = log.dropna(subset=[k]); axs[1].plot(seen.step, seen[k], ls, color=c, marker='.', label=k)
+    axs[1].set(xlabel='step', ylabel='%'); axs[1].legend(fontsize=8)
+    return fig
 
 # %% ../nbs/03b_pretrain.ipynb #012b76c3
 def pack(

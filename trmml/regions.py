@@ -78,7 +78,7 @@ def entropy(
     P = P/P.sum(-1, keepdim=True).clamp(min=eps)
     return torch.special.entr(P).sum(-1)/math.log(max(P.shape[-1], 2))
 
-# %% ../nbs/05_regions.ipynb #bb04bc67
+# %% ../nbs/05_regions.ipynb #9af26d45
 class RegionDecoder(nn.Module):
     "Cross-attention with one head from category queries to dense features: energies and F_q (Eq. 3)."
     def __init__(self,
@@ -96,8 +96,9 @@ class RegionDecoder(nn.Module):
 
     def forward(self, Q, f):  # (C, d), (B, d, h, w) -> raw energies (B, C, h, w), F_q (B, C, d)
         x = self.norm_f(rearrange(f, 'b d h w -> b (h w) d'))
-        e = attention_energies(self.q(self.norm_q(Q)), self.k(x))  # (B, C, hw)
-        A = self.out(e.softmax(-1) @ self.v(x))                    # (B, C, d)
+        q = self.q(self.norm_q(Q))                                 # (C, d)
+        e = attention_energies(q @ self.k.weight, x) + (q @ self.k.bias)[:, None]/math.sqrt(q.shape[-1])   # (B, C, hw)
+        A = self.out(self.v(e.softmax(-1) @ x))                    # (B, C, d)
         return rearrange(e, 'b c (h w) -> b c h w', h=f.shape[-2]), A + self.mlp(self.norm_a(A))
 
     def regions(self, energies): return region_maps(energies, self.region)

@@ -17,7 +17,7 @@ METHODS = {
 }
 TITLES = {'trmml': 'TRM-ML', 'dualcoop': 'DualCoOp', 'zeroshot': 'zero-shot CLIP, pooled', 'zeroshot-dense': 'zero-shot CLIP, dense'}
 
-# %% ../../nbs/22_methods.ipynb #1d568fda
+# %% ../../nbs/22_methods.ipynb #ede479be
 def find(
     name:str, # of a method
 )->tuple:     # class, settings
@@ -29,6 +29,7 @@ def find(
         cls = getattr(import_module(module), attribute)
     return cls, settings
 
+# %% ../../nbs/22_methods.ipynb #b2e0a7e9
 def create(
     name:str,     # 'trmml', 'dualcoop', 'zeroshot', 'zeroshot-dense', or a registered one
     clip,         # a frozen trmml.clip.CLIP

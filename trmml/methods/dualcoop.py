@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['position_shift', 'all_positions', 'dual_pixel_logits', 'DualCoOp']
 
-# %% ../../nbs/21_dualcoop.ipynb #f123a9e7
+# %% ../../nbs/21_dualcoop.ipynb #74d5dd95
 import torch
 from einops import rearrange
+from fastcore.basics import patch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -15,7 +16,7 @@ from ..clip import CLIP, PromptLearner, position_embedding
 from ..losses import asymmetric_loss
 from ..method import Method, as_features
 
-# %% ../../nbs/21_dualcoop.ipynb #e00c3430
+# %% ../../nbs/21_dualcoop.ipynb #20ceff8e
 @torch.no_grad()
 def position_shift(
     clip:CLIP,    # frozen
@@ -23,16 +24,15 @@ def position_shift(
 )->Tensor:        # (1 + h*w, d)
     "What the positional embedding adds to the dense features: both projections are linear."
     pool = clip.model.visual.attnpool
-    return position_embedding(pool, h, w).to(clip.dtype) @ pool.v_proj.weight.T @ pool.c_proj.weight.T
+    return position_embedding(pool, h, w) @ pool.v_proj.weight.T @ pool.c_proj.weight.T
 
 def all_positions(
-    clip:CLIP, # frozen
-    f:Tensor,  # (B, d, h, w) dense features
-)->Tensor:     # (B, 1 + h*w, d) of unit length
+    f:Tensor,     # (B, d, h, w) dense features
+    shift:Tensor, # (1 + h*w, d), as from `position_shift`
+)->Tensor:        # (B, 1 + h*w, d) of unit length
     "DualCoOp's positions: the mean token and the grid, with positional embedding."
     u = rearrange(f.float(), 'b d h w -> b (h w) d')
-    u = torch.cat([u.mean(1, keepdim=True), u], 1) + position_shift(clip, *f.shape[-2:]).float()
-    return normalize(u, dim=-1)
+    return normalize(torch.cat([u.mean(1, keepdim=True), u], 1) + shift.float(), dim=-1)
 
 # %% ../../nbs/21_dualcoop.ipynb #f98076c2
 def dual_pixel_logits(
@@ -47,7 +47,7 @@ def dual_pixel_logits(
     z = scale*(w*cos).sum(-1)
     return z[0], z[1], w
 
-# %% ../../nbs/21_dualcoop.ipynb #3584d8cf
+# %% ../../nbs/21_dualcoop.ipynb #b64d3040
 class DualCoOp(Method):
     "DualCoOp as in its official code (sunxm2357/DualCoOp): dual prompts, text-pixel matching."
     recipe = dict(optimizer='sgd', lr=2e-3, weight_decay=5e-4, schedule='cosine', epochs=50, batch=32)
@@ -65,20 +65,29 @@ class DualCoOp(Method):
         super().__init__(clip, classes, **recipe)
         self.prompts = PromptLearner(clip, self.classes, n_ctx, class_specific, seed=seed)
         self.spatial, self.sharpness, self.loss_w = spatial*clip.logit_scale, sharpness*clip.logit_scale, loss_w
+        self.shift = None   # computed for the first batch's size of map
         self.asl = dict(gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift, reduction='sum', eps=1e-6)
 
-    def encode_text(self): return self.prompts(self.clip)
-    def forward(self, x):
-        f = as_features(self.clip, x).dense
-        pos, neg, w = dual_pixel_logits(all_positions(self.clip, f), self.text(), self.spatial, self.sharpness)
-        return pos - neg, w, f.shape[-2:]
-
-    def loss(self, x, labels):
-        cls = asymmetric_loss(self.forward(x)[0], labels, **self.asl)
-        return dict(cls=cls, total=self.loss_w*cls)
-
+    def encode_text(self): return self.prompts(self.clip)   # (2, C, d)
     def scores(self, x): return self.forward(x)[0].sigmoid()
-    def regions(self, x):
-        "(B, C, h, w): the weights of the positions, without the mean token."
-        _, w, (h, _) = self.forward(x)
-        return rearrange(w[..., 1:], 'b c (h w) -> b c h w', h=h)
+
+# %% ../../nbs/21_dualcoop.ipynb #7a96b7ef
+@patch
+def forward(self:DualCoOp, x):
+    "Logits (B, C), weights of the positions (B, C, 1 + h*w), (h, w)."
+    f = as_features(self.clip, x).dense
+    if self.shift is None or len(self.shift) != 1 + f.shape[-2:].numel(): self.shift = position_shift(self.clip, *f.shape[-2:])
+    pos, neg, w = dual_pixel_logits(all_positions(f, self.shift), self.text(), self.spatial, self.sharpness)
+    return pos - neg, w, f.shape[-2:]
+
+@patch
+def loss(self:DualCoOp, x, labels):
+    "The summed asymmetric loss, and what is minimised."
+    cls = asymmetric_loss(self.forward(x)[0], labels, **self.asl)
+    return dict(cls=cls, total=self.loss_w*cls)
+
+@patch
+def regions(self:DualCoOp, x):
+    "(B, C, h, w): the weights of the positions, without the mean token."
+    _, w, (h, _) = self.forward(x)
+    return rearrange(w[..., 1:], 'b c (h w) -> b c h w', h=h)

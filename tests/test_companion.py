@@ -1,0 +1,184 @@
+"""Parameters that arrive as text, folders wherever one stands, pictures chosen by rule, and the tag that papermill needs."""
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import papermill
+import pytest
+import torch
+
+from trmml.companion import (as_bool, as_list, as_number, dataset_label, in_words, locate, pick_pictures, project_root,
+                             region_numbers, results_folder, top_guesses)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize('value, want', [
+    ([1, 2], [1, 2]), ((1,), [1]), ('[1, 2]', [1, 2]), ('[.1, 0.5]', [.1, .5]), ('["a", "b"]', ['a', 'b']), ('[a, b]', ['a', 'b']),
+    ("['a']", ['a']), ('- a\n- b', ['a', 'b'])])
+def test_as_list(value, want): assert as_list(value) == want
+
+
+@pytest.mark.parametrize('value', ['', '[]', [], 'trmml', '.1', .1, None, True, '{a: 1}', {'a': 1}, '[1, 2', '"[1]"'])
+def test_as_list_names_the_parameter(value):
+    with pytest.raises(ValueError, match='ratios=.*expected a list'): as_list(value, 'ratios')
+
+
+def test_as_list_checks_entries_and_copies():
+    given = [1, 2]
+    as_list(given).append(3)
+    assert given == [1, 2]
+    for bad in ('[1, .5]', '[1, a]', '[true]', [None], [[1]]):
+        with pytest.raises(ValueError, match='seeds=.*not expected'): as_list(bad, 'seeds', int)
+    assert as_list('[1, .5]', 'ratios', (int, float)) == [1, .5]
+
+
+@pytest.mark.parametrize('value, want', [(True, True), (False, False), ('true', True), ('False', False), (' FALSE ', False)])
+def test_as_bool(value, want): assert as_bool(value) is want
+
+
+@pytest.mark.parametrize('value', [None, 0, 1, '', 'yes', 'nope', [], 1.])
+def test_as_bool_refuses_what_python_would_take(value):
+    with pytest.raises(ValueError, match='smoke=.*true or false'): as_bool(value, 'smoke')
+
+
+@pytest.mark.parametrize('value', ['1.5', 1.5, 'one', None, True, 0, 11, float('nan'), float('inf'), [1], '1e3'])
+def test_as_number_refuses(value):
+    with pytest.raises(ValueError, match='epochs=.*a whole number from 1 to 10'): as_number(value, 'epochs', low=1, high=10)
+
+
+def test_as_number():
+    assert as_number('3') == 3 and as_number(3.) == 3 and isinstance(as_number(3.), int)
+    assert as_number('.5', kind=float) == .5 and isinstance(as_number(1, kind=float), float)
+    assert as_number(None, optional=True) is None and as_number('None', optional=True) is None
+    with pytest.raises(ValueError, match='or None'): as_number('', 'epochs', optional=True)
+    with pytest.raises(ValueError): as_number(float('nan'), kind=float)
+
+
+@pytest.mark.parametrize('here', ['.', 'nbs', 'tests'])
+def test_root_and_results_wherever_one_stands(here, monkeypatch):
+    monkeypatch.chdir(ROOT/here)
+    assert project_root() == ROOT
+    assert results_folder() == ROOT/'results' and results_folder('results', True) == ROOT/'results'/'_smoke'
+    assert locate('nbs') == str(ROOT/'nbs') and locate('settings.ini') == str(ROOT/'settings.ini')
+
+
+def test_outside_of_any_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert project_root() == Path.cwd() and results_folder('mine') == Path.cwd()/'mine'
+    assert results_folder(tmp_path/'there') == tmp_path/'there'
+    assert results_folder(str(tmp_path/'there'), smoke=True) == tmp_path/'there'/'_smoke'
+    assert results_folder('~/mine') == Path.home()/'mine'
+    assert not list(tmp_path.iterdir())                          # nothing is made before something is written
+    for empty in ('', '  '):
+        with pytest.raises(ValueError, match='expected a folder'): results_folder(empty)
+
+
+def test_the_working_directory_comes_before_the_root(tmp_path, monkeypatch):
+    (tmp_path/'settings.ini').touch()
+    for d in ('photos', 'sub/photos', 'sub/doodles'): (tmp_path/d).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path/'sub')
+    assert locate('photos') == str(tmp_path/'sub'/'photos') and locate('../photos') == str(tmp_path/'photos')
+    assert locate('doodles', ['doodles']) == 'doodles'           # a name stays a name
+    assert locate('sub/photos') == str(tmp_path/'sub'/'photos')  # found from the root
+    assert [locate(v) for v in (None, '', 'no/such')] == [None, '', 'no/such']
+
+
+@pytest.mark.parametrize('value, want', [
+    ('doodles', 'doodles'), ('voc', 'voc2007'), ('coco', 'coco2014'), ('../shared/data/coco128', 'coco128'), ('/a/b/coco128/', 'coco128'),
+    (Path('/a/My Photos'), 'My-Photos'), ('/a/_smoke', 'smoke'), ('/a/b..', 'b'), ('/a/übung 1', 'übung-1')])
+def test_dataset_label(value, want): assert dataset_label(value) == want
+
+
+@pytest.mark.parametrize('value', ['', ' ', '/', '/a/...', '/a/?'])
+def test_dataset_label_needs_a_name(value):
+    with pytest.raises(ValueError, match='holds no name'): dataset_label(value)
+
+
+def test_a_label_is_one_safe_part_of_a_path():
+    for value in ('a/../..', '..', '.', '/x/$(rm)', '/x/a\nb', '/x/a;b'):
+        label = dataset_label(value)
+        assert label and not set(label) & set('/\\ \n;$()') and not label.startswith('.')
+
+
+def labels(*positives, classes=6): return np.array([[1]*p + [-1]*(classes - p) for p in positives], np.int8)
+
+
+def test_pictures_are_drawn_from_those_with_enough_positives():
+    Y = labels(*[1]*50, *[3, 4, 5, 6, 3])
+    for seed in range(5): assert sorted(pick_pictures(Y, 5, seed)) == [50, 51, 52, 53, 54]
+    assert pick_pictures(Y, 5, 0).tolist() == pick_pictures(Y, 5, 0).tolist()
+    assert len({tuple(pick_pictures(Y, 5, s)) for s in range(5)}) > 1
+    assert pick_pictures(Y, 3, 1).tolist() == pick_pictures(Y, 5, 1)[:3].tolist()       # more pictures: the same ones first
+    assert (Y == labels(*[1]*50, *[3, 4, 5, 6, 3])).all()
+
+
+def test_more_positives_are_no_better_than_enough():
+    Y = labels(*[3]*30, *[6]*30)
+    assert {int(r) < 30 for r in pick_pictures(Y, 20)} == {True, False}
+
+
+def test_pictures_fall_back_to_fewer_positives():
+    Y = labels(0, 1, 2, 3, 1)
+    rows = pick_pictures(Y, 5)
+    assert rows[:2].tolist() == [3, 2] and set(rows[2:4]) == {1, 4} and rows[4] == 0
+    assert pick_pictures(Y, 1, least=9)[0] == 3
+    assert sorted(pick_pictures(np.zeros((4, 3), np.int8), 4)) == [0, 1, 2, 3]          # nothing known: any will do
+    assert sorted(pick_pictures(torch.ones(4, 3), 2, least=2)) == sorted(pick_pictures(np.ones((4, 3)), 2, least=2))
+
+
+@pytest.mark.parametrize('n', [0, -1, 6])
+def test_as_many_pictures_as_there_are(n):
+    with pytest.raises(ValueError, match=f'{n} pictures of 5'): pick_pictures(labels(1, 2, 3, 4, 5), n)
+
+
+class Fixed:
+    classes = ['a', 'b', 'c', 'd']
+    def scores(self, x): return torch.tensor([.1, .9, .4, .4], requires_grad=True).expand(len(x), 4)
+    def regions(self, x): return torch.arange(4.).reshape(1, 4, 1, 1).expand(len(x), 4, 2, 3)
+
+
+def test_guesses_keep_class_map_and_truth_together():
+    for g in top_guesses(Fixed(), torch.zeros(2, 3, 32, 32), np.array([[1, -1, 0, 1]]*2))[1]:
+        c = 'abcd'.index(g.name)
+        assert (g.map == c).all() and g.map.shape == (2, 3) and g.label == [1, -1, 0, 1][c]
+        assert g.score == pytest.approx([.1, .9, .4, .4][c])
+
+
+def test_numbers_without_boxes():
+    guesses = top_guesses(Fixed(), torch.zeros(2, 3, 32, 32), np.array([[1, -1, 0, 1]]*2), k=3)
+    t = region_numbers({'A': guesses})
+    assert t.loc['A'].to_dict() == dict(shown=6, right=2)           # unknown is not right
+    assert 'A 2 of 6' in in_words(t, 2) and 'No boxes' in in_words(t, 2)
+
+
+FIGURE = ROOT/'nbs'/'figure4.ipynb'
+
+
+def test_figure4_has_one_cell_of_parameters():
+    cells = [c for c in json.loads(FIGURE.read_text())['cells'] if c['cell_type'] == 'code']
+    tagged = [c for c in cells if 'parameters' in c['metadata'].get('tags', [])]
+    assert len(cells) > 3 and len(tagged) == 1
+    known = papermill.inspect_notebook(str(FIGURE))
+    assert {'dataset', 'known', 'seed', 'pictures', 'methods', 'epochs', 'backbone', 'weights', 'data_root', 'device', 'out', 'smoke'} <= set(known)
+    assert all(p['help'] for p in known.values())                   # papermill --help-notebook has a word on each
+    assert not any('export' in ''.join(c['source']).split('\n')[0] for c in cells)
+
+
+def test_figure4_refuses_bad_parameters(tmp_path):
+    "The check stands before anything is loaded or written."
+    cells = json.loads(FIGURE.read_text())['cells']
+    code = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+    start = next(i for i, c in enumerate(cells) if 'parameters' in c['metadata'].get('tags', []))
+    parameters, check = (''.join(c['source']) for c in [c for c in cells[start:] if c['cell_type'] == 'code'][:2])
+    imports = code[0]
+    for name, bad in dict(known=50, seed=-1, pictures=0, methods='trmml', epochs=0, smoke='maybe', out='', dataset='').items():
+        space = {}
+        exec(imports + '\n' + parameters, space)
+        space[name] = bad
+        with pytest.raises(ValueError, match=name): exec(check, space)
+    space = {}
+    exec(imports + '\n' + parameters, space); space.update(out=str(tmp_path), known='.3', methods='[trmml]', epochs='2'); exec(check, space)
+    assert (space['known'], space['methods'], space['epochs'], space['label'], space['out']) == (.3, ['trmml'], 2, 'doodles', tmp_path)
+    assert not os.listdir(tmp_path)

@@ -1,0 +1,419 @@
+"""Runs end to end on two dozen drawn pictures: result files, staleness, kill -9 in the middle, and what can be wrong."""
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from trmml import clip as clips
+from trmml import learner, runs
+from trmml.learner import predict
+from trmml.metrics import mean_ap
+from trmml.runs import Run, perform, perform_all, stored, trained
+
+CLASSES = ['red square', 'green disc', 'blue bar', 'white ring']
+EPOCHS = 30                                      # of a run that is killed; a checkpoint every 5
+MP = multiprocessing.get_context('forkserver')   # forks of a process that has imported everything and nothing else
+MP.set_forkserver_preload(['trmml.runs', 'trmml.features', 'trmml.model'])
+
+
+def put(draw, c, x, y):
+    "Draw a thing of class `c` in the box with a corner at (x, y); its width and height."
+    w, h = (16, 16) if c != 2 else (24, 8)
+    box = (x, y, x + w - 1, y + h - 1)
+    if c == 0: draw.rectangle(box, 'red')
+    elif c == 1: draw.ellipse(box, 'lime')
+    elif c == 2: draw.rectangle(box, 'blue')
+    else: draw.ellipse(box, outline='white', width=3)
+    return w, h
+
+
+def draw_world(folder, sizes=dict(train=16, test=8), seed=0):
+    "A folder in COCO format: pictures of 64 x 64 with one to three things on grey."
+    rng = np.random.RandomState(seed)
+    (folder/'annotations').mkdir(parents=True)
+    for split, n in sizes.items():
+        (folder/split).mkdir()
+        images, things = [], []
+        for i in range(n):
+            img = Image.fromarray(rng.randint(90, 130, (64, 64, 3)).astype(np.uint8))
+            for c in {i % 4, *rng.randint(0, 4, 2).tolist()}:
+                x, y = rng.randint(0, 40, 2).tolist()
+                w, h = put(ImageDraw.Draw(img), c, x, y)
+                things.append(dict(id=len(things), image_id=i, category_id=c, bbox=[x, y, w, h], area=w*h, iscrowd=0))
+            img.save(folder/split/f'{i:02}.png')
+            images.append(dict(id=i, file_name=f'{i:02}.png', width=64, height=64))
+        doc = dict(images=images, annotations=things, categories=[dict(id=c, name=n) for c, n in enumerate(CLASSES)])
+        (folder/'annotations'/f'instances_{split}.json').write_text(json.dumps(doc))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def drawn(tmp_path_factory): return draw_world(tmp_path_factory.mktemp('drawn')/'world')
+
+
+@pytest.fixture
+def world(drawn, tmp_path):
+    "A copy that a test may change."
+    return Path(shutil.copytree(drawn, tmp_path/'world'))
+
+
+def forget():
+    "As in a new process."
+    for f in (runs.load_clip, runs.load_split, runs.load_features): f.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def new_process():
+    threads = torch.get_num_threads()
+    forget()
+    yield
+    forget(); torch.set_num_threads(threads)
+
+
+def run(folder, method='trmml', known=.5, seed=0, weights='', backbone='doodle-clip', held_out=0., **settings):
+    given = dict(epochs=2, batch=8, **settings) if method in ('trmml', 'dualcoop') and 'epochs' not in settings else settings
+    return Run(str(folder), method, known, seed, settings=given, backbone=backbone, weights=weights, image_size=64, held_out=held_out)
+
+
+def change(folder, split, edit):
+    "Edit an annotation file in place."
+    path = folder/'annotations'/f'instances_{split}.json'
+    doc = json.loads(path.read_text())
+    edit(doc)
+    path.write_text(json.dumps(doc))
+
+
+def names(out): return sorted(p.name for p in Path(out).rglob('*') if p.is_file())
+def strict(path):
+    def refuse(constant): raise AssertionError(f'{path} is not JSON: it holds {constant}')
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+# ---- one run
+
+@pytest.mark.parametrize('method', ['trmml', 'dualcoop', 'zeroshot', 'zeroshot-dense'])
+def test_a_run_leaves_its_result_and_its_weights(world, tmp_path, method):
+    r, out = run(world, method), tmp_path/'out'
+    assert stored(r, out, tmp_path) is None
+    result = perform(r, tmp_path, out)
+    assert names(out) == [f'{r.key}.json', f'{r.key}.safetensors'] and not list(tmp_path.rglob('*.tmp'))
+    assert strict(out/'runs'/f'{r.key}.json') == stored(r, out, tmp_path) == stored(r, out, root=False) == json.loads(json.dumps(result))
+    assert 0 < result['mAP'] <= 1 and set(result['metrics']['AP']) == set(CLASSES)
+    assert (result['train_images'], result['test_images'], len(result['log'])) == (16, 8, 2 if method in ('trmml', 'dualcoop') else 0)
+    again = trained(r, out, tmp_path)
+    store = runs.load_features('doodle-clip', '', 64, 'cpu', str(world), 'test', tmp_path, 'negative')
+    assert mean_ap(predict(again, store), runs.load_split(str(world), 'test', tmp_path, 'negative').labels) == result['mAP']
+
+
+def test_trained_trains_what_is_not_there(world, tmp_path):
+    r, out = run(world), tmp_path/'out'
+    method = trained(r, out, tmp_path)
+    assert not method.training and names(out) == [f'{r.key}.json', f'{r.key}.safetensors']
+    first = method.state_dict()
+    (out/'runs'/f'{r.key}.safetensors').unlink()                     # a result without its weights
+    second = trained(r, out, tmp_path).state_dict()
+    for k in first: assert torch.equal(first[k], second[k])
+
+
+def test_all_labels_known(world, tmp_path):
+    r = run(world, known=1.)
+    perform(r, tmp_path, tmp_path/'out')
+    strict(tmp_path/'out'/'runs'/f'{r.key}.json')
+
+
+def test_held_out_runs_never_see_the_test_split(world, tmp_path):
+    (world/'annotations'/'instances_test.json').write_text('not for choosing')
+    r = run(world, held_out=.25)
+    result = perform(r, tmp_path, tmp_path/'out')
+    assert (result['train_images'], result['test_images']) == (16, 4)
+    assert stored(r, tmp_path/'out', tmp_path) is not None
+
+
+# ---- many runs
+
+def many(folder): return [run(folder, 'zeroshot', known=1.), run(folder), run(folder, seed=1), run(folder, 'dualcoop'), run(folder)]
+
+
+@pytest.fixture(scope='module')
+def one_by_one(drawn, tmp_path_factory):
+    out = tmp_path_factory.mktemp('one')
+    return perform_all(many(drawn), out, out, n_jobs=1, progress=False), out
+
+
+@pytest.mark.parametrize('n_jobs', [1, 2])
+def test_perform_all_and_nothing_the_second_time(drawn, one_by_one, tmp_path, monkeypatch, n_jobs, capfd):
+    out = one_by_one[1] if n_jobs == 1 else tmp_path
+    results = one_by_one[0] if n_jobs == 1 else perform_all(many(drawn), out, out, n_jobs=n_jobs, progress=False)
+    assert [r['key'] for r in results] == [r.key for r in many(drawn)] and results[1] == results[4]
+    assert len(names(out/'runs')) == 2*4 and not [n for n in names(out) if n.endswith(('.tmp', '.ckpt'))]
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out/'runs').iterdir()}
+
+    def refuse(*args, **kwargs): raise AssertionError('trained again')
+    monkeypatch.setattr(runs, 'fit', refuse)
+    monkeypatch.setattr(runs, 'perform', refuse)
+    assert perform_all(many(drawn), out, out, n_jobs=n_jobs, progress=False) == results
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out/'runs').iterdir()} == before
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, 'fit', refuse)                          # the trap is a real one
+    with pytest.raises(AssertionError, match='trained again'): perform_all([run(drawn, seed=7)], out, out, n_jobs=1, progress=False)
+
+
+def test_two_jobs_give_what_one_gives(drawn, one_by_one, tmp_path):
+    results = perform_all(many(drawn), tmp_path, tmp_path, n_jobs=2, progress=False)
+    for a, b in zip(one_by_one[0], results):
+        assert a['mAP'] == b['mAP'] and a['weights_hash'] == b['weights_hash']
+        files = [load_file(out/'runs'/f'{a["key"]}.safetensors') for out in (one_by_one[1], tmp_path)]
+        for k in files[0]: assert_close(files[0][k], files[1][k], atol=1e-5, rtol=1e-4)
+
+
+def test_silent(world, tmp_path, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        perform_all([run(world, known=1.)], tmp_path, tmp_path/'out', n_jobs=1, progress=False)
+    assert capfd.readouterr() == ('', '')
+
+
+def test_every_field_is_in_the_key(world):
+    base = run(world)
+    others = [run(world, 'dualcoop'), run(world, known=.6), run(world, seed=1), run(world, weights='x'), run(world, held_out=.2),
+              run(world, backbone='RN50'), run(world, epochs=3), run(world, topk=2), run(str(world) + '2')]
+    assert len({r.key for r in [base, *others]}) == 10 and base.key == run(world).key
+
+
+# ---- stale results
+
+def drop_first(doc): doc['annotations'].pop(0)
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_changed_labels_make_a_result_stale(world, tmp_path, split):
+    r, out = run(world), tmp_path/'out'
+    old = perform(r, tmp_path, out)
+    forget()
+    assert stored(r, out, tmp_path) is not None
+    change(world, split, drop_first)
+    forget()
+    assert stored(r, out, tmp_path) is None
+    [new] = perform_all([r], tmp_path, out, n_jobs=1, progress=False)
+    assert new['key'] == old['key'] and new != old
+    fresh = perform(r, tmp_path, tmp_path/'elsewhere')
+    assert new['mAP'] == fresh['mAP'] and stored(r, out, tmp_path) == new
+
+
+def test_other_weights_make_a_result_stale(world, tmp_path):
+    path, out = tmp_path/'clip.safetensors', tmp_path/'out'
+    r = run(world, weights=str(path))
+    save_file(clips.load('doodle-clip', None).model.state_dict(), path)
+    old = perform(r, tmp_path, out)
+    save_file(clips.load('doodle-clip', None, seed=1).model.state_dict(), path)
+    forget()
+    assert stored(r, out, tmp_path) is None and stored(r, out, root=False) is not None
+    [new] = perform_all([r], tmp_path, out, n_jobs=1, progress=False)
+    assert new['weights_hash'] != old['weights_hash'] and stored(r, out, tmp_path) == new
+    assert new['mAP'] == perform(r, tmp_path, tmp_path/'elsewhere')['mAP']
+
+
+# ---- killed
+
+def at_work(r, root, out, pause, seen):
+    "Perform a run in a process of its own, `pause` seconds an epoch; writes down the epochs that it trains."
+    torch.set_num_threads(1)
+    train = learner.train_epoch
+    def slowly(method, opt, store, labels, epoch, *args, **kwargs):
+        with open(seen, 'a') as f: f.write(f'{epoch}\n')
+        time.sleep(pause)
+        return train(method, opt, store, labels, epoch, *args, **kwargs)
+    learner.train_epoch = slowly
+    perform(r, root, out)
+
+
+def start(*args):
+    p = MP.Process(target=at_work, args=args)
+    p.start()
+    return p
+
+
+def epochs(path): return [int(line) for line in Path(path).read_text().split()]
+
+
+def test_killed_run_goes_on_to_the_same_numbers(world, tmp_path):
+    r = run(world, epochs=EPOCHS, batch=8)
+    whole, broken, log = tmp_path/'whole', tmp_path/'broken', tmp_path/'epochs'
+    perform(run(world, 'zeroshot'), tmp_path, tmp_path/'features first')
+    undisturbed = start(r, tmp_path, whole, 0, tmp_path/'all epochs')
+
+    p, until = start(r, tmp_path, broken, .1, log), time.time() + 90
+    while not list(broken.rglob('*.ckpt')) and p.is_alive() and time.time() < until: time.sleep(.005)
+    os.kill(p.pid, signal.SIGKILL)
+    p.join()
+    assert p.exitcode == -signal.SIGKILL and 5 <= len(epochs(log)) < EPOCHS
+    assert [Path(n).suffix for n in names(broken)] == ['.ckpt']       # no result, no half of one
+    assert stored(r, broken, tmp_path) is None
+
+    log.unlink()
+    q = start(r, tmp_path, broken, 0, log)
+    q.join(120); undisturbed.join(120)
+    assert q.exitcode == undisturbed.exitcode == 0
+    assert 5 <= min(epochs(log)) and max(epochs(log)) == EPOCHS - 1    # it went on, not from the start
+    assert epochs(tmp_path/'all epochs') == list(range(EPOCHS))
+    assert names(broken) == names(whole) == [f'{r.key}.json', f'{r.key}.safetensors']
+    a, b = (stored(r, out, tmp_path) for out in (whole, broken))
+    assert a['mAP'] == b['mAP'] and a['metrics'] == b['metrics'] and a['log'] == b['log'] and len(a['log']) == EPOCHS
+    assert (whole/'runs'/f'{r.key}.safetensors').read_bytes() == (broken/'runs'/f'{r.key}.safetensors').read_bytes()
+
+
+class Killed(BaseException): "As if by a signal: nobody catches it."
+
+
+def die_in_epoch(monkeypatch, n):
+    train = learner.train_epoch
+    def dying(method, opt, store, labels, epoch, *args, **kwargs):
+        if epoch == n: raise Killed
+        return train(method, opt, store, labels, epoch, *args, **kwargs)
+    monkeypatch.setattr(learner, 'train_epoch', dying)
+
+
+def test_checkpoint_of_other_labels_is_not_gone_on_from(world, tmp_path, monkeypatch):
+    r, out = run(world, epochs=8, batch=8), tmp_path/'out'
+    with monkeypatch.context() as m:
+        die_in_epoch(m, 6)
+        with pytest.raises(Killed): perform(r, tmp_path, out)
+    assert [Path(n).suffix for n in names(out)] == ['.ckpt']
+    change(world, 'train', lambda doc: [drop_first(doc) for _ in range(8)])
+    forget()
+    result, fresh = perform(r, tmp_path, out), perform(r, tmp_path, tmp_path/'fresh')
+    assert result['log'] == fresh['log'] and result['mAP'] == fresh['mAP']
+    assert names(out) == names(tmp_path/'fresh')
+
+
+@pytest.mark.parametrize('what', ['save_file', 'json'])
+def test_killed_while_writing(world, tmp_path, monkeypatch, what):
+    r, out = run(world), tmp_path/'out'
+    def half(text, path):
+        Path(path).write_bytes(text[:len(text)//2])
+        raise Killed
+    runs.parts(r, tmp_path)                                           # features are there
+    with monkeypatch.context() as m:
+        if what == 'save_file': m.setattr(runs, 'save_file', lambda tensors, path: half(b'0'*1000, path))
+        else: m.setattr(Path, 'write_text', lambda path, text, *args, **kwargs: half(text.encode(), path))
+        with pytest.raises(Killed): perform(r, tmp_path, out)
+    final = [n for n in names(out) if not n.endswith('.tmp')]
+    assert f'{r.key}.json' not in final and (what == 'json' or f'{r.key}.safetensors' not in final)
+    assert stored(r, out, tmp_path) is None
+    result = perform(r, tmp_path, out)
+    assert stored(r, out, tmp_path)['mAP'] == result['mAP'] == perform(r, tmp_path, tmp_path/'fresh')['mAP']
+    assert trained(r, out, tmp_path)
+
+
+# ---- one clear error each, and nothing half-written
+
+@pytest.mark.parametrize('known', [0, -.1, 1.01, 10, float('nan')])
+def test_ratio(world, known):
+    with pytest.raises(ValueError, match=rf'known={known}: a ratio in \(0, 1\]' + ('; did you mean 0.1' if known == 10 else '')):
+        run(world, known=known)
+
+
+def test_unknown_method(world):
+    with pytest.raises(ValueError, match="unknown method 'trml': use one of trmml, dualcoop, zeroshot"): run(world, 'trml')
+
+
+@pytest.mark.parametrize('settings, message', [(dict(held_out=1.), 'held_out=1.0: a share'), (dict(protocol='all'), "protocol='all': use")])
+def test_other_fields(world, settings, message):
+    with pytest.raises(ValueError, match=message): Run(str(world), 'trmml', **settings)
+
+
+def no_images(folder): change(folder, 'train', lambda doc: doc.update(images=[], annotations=[]))
+def no_categories(folder): change(folder, 'train', lambda doc: doc.update(categories=[], annotations=[]))
+def no_folder(folder): shutil.rmtree(folder)
+def no_annotations(folder): shutil.rmtree(folder/'annotations')
+def no_picture(folder): (folder/'train'/'03.png').unlink()
+def half_a_picture(folder): os.truncate(folder/'train'/'03.png', 200)
+def no_test_picture(folder): (folder/'test'/'02.png').write_text('not a picture')
+def unknown_image(folder): change(folder, 'train', lambda doc: doc['annotations'][5].update(image_id=99))
+def unknown_class(folder): change(folder, 'train', lambda doc: doc['annotations'][5].update(category_id=42))
+def unknown_test_class(folder): change(folder, 'test', lambda doc: doc['annotations'][5].update(category_id=42))
+def half_a_json(folder): os.truncate(folder/'annotations'/'instances_train.json', 500)
+
+
+@pytest.mark.parametrize('harm, error, message', [
+    (no_images, ValueError, r'instances_train\.json: no images to load'),
+    (no_categories, ValueError, r'instances_train\.json: no categories'),
+    (no_folder, FileNotFoundError, 'world: no such folder; it should hold annotations'),
+    (no_annotations, FileNotFoundError, r'world: no annotations/instances_<split>\.json; put it there'),
+    (no_picture, FileNotFoundError, r'03\.png'),
+    (half_a_picture, ValueError, r'1 of 16 images cannot be read:\n.*train/03\.png: cannot be read as an image'),
+    (no_test_picture, ValueError, r'1 of 8 images cannot be read:\n.*test/02\.png: cannot be read as an image'),
+    (unknown_image, ValueError, r'instances_train\.json: .*image_id 99'),
+    (unknown_class, ValueError, r'instances_train\.json: .*category_id 42'),
+    (unknown_test_class, ValueError, r'instances_test\.json: .*category_id 42'),
+    (half_a_json, ValueError, r'instances_train\.json: not valid JSON'),
+], ids=lambda v: getattr(v, '__name__', '') if callable(v) and not isinstance(v, type) else '')
+def test_broken_data(world, tmp_path, harm, error, message):
+    harm(world)
+    for attempt in range(2):                                          # the first leaves nothing that changes the second
+        with pytest.raises(error, match=message): perform(run(world), tmp_path, tmp_path/'out')
+        assert names(tmp_path/'out') == []
+        forget()
+    with pytest.raises(error, match=message): perform_all([run(world)], tmp_path, tmp_path/'out', n_jobs=1, progress=False)
+
+
+def test_unknown_data_set(tmp_path):
+    with pytest.raises(ValueError, match="unknown data set 'vocc': known are voc2007"): perform(run('vocc'), tmp_path, tmp_path/'out')
+
+
+def wrong_weights(path):
+    other = clips.open_clip.CLIP(**{**clips.DOODLE_CLIP, 'embed_dim': 64})
+    save_file(other.state_dict(), path)
+
+
+@pytest.mark.parametrize('given, error, message', [
+    (dict(backbone='RN51'), ValueError, "unknown backbone 'RN51'"),
+    (dict(backbone='RN51', weights='openai'), ValueError, "unknown backbone 'RN51'"),
+    (dict(backbone='ViT-B-32', weights='openai'), ValueError, 'ViT-B-32 is not a CLIP ResNet'),
+    (dict(weights='wrong.safetensors'), ValueError, r'wrong\.safetensors is not a doodle-clip: its .* doodle-clip needs'),
+    (dict(weights='gone.safetensors'), ValueError, r"weights '.*gone\.safetensors' of doodle-clip: neither a file nor a tag"),
+    (dict(epoch=3), TypeError, "TRMML has no setting 'epoch'"),
+    (dict(epochs=2, optimizer='lion'), ValueError, "optimizer 'lion': use 'adamw' or 'sgd'"),
+    (dict(prototypes='all'), ValueError, "prototypes='all': use"),
+], ids=str)
+def test_broken_settings(world, tmp_path, given, error, message):
+    wrong_weights(tmp_path/'wrong.safetensors')
+    if 'weights' in given and 'safetensors' in given['weights']: given = dict(given, weights=str(tmp_path/given['weights']))
+    with pytest.raises(error, match=message): perform(run(world, **given), tmp_path, tmp_path/'out')
+    assert names(tmp_path/'out') == []
+
+
+def never(folder, split, c): change(folder, split, lambda doc: doc.update(annotations=[a for a in doc['annotations'] if a['category_id'] != c]))
+
+
+@pytest.mark.parametrize('method', ['trmml', 'dualcoop'])
+def test_class_that_is_never_positive_is_named_and_the_rest_is_trained(world, tmp_path, method):
+    never(world, 'train', 2)
+    with pytest.warns(UserWarning, match='1 of 4 classes are never positive among the known labels and cannot be learned: blue bar'):
+        result = perform(run(world, method, known=1.), tmp_path, tmp_path/'out')
+    assert np.isfinite([v for row in result['log'] for k, v in row.items() if not k.startswith('pseudo_')]).all()
+    assert set(result['metrics']['AP']) == set(CLASSES) and 0 < result['mAP'] <= 1
+    assert all(t.isfinite().all() for t in load_file(tmp_path/'out'/'runs'/f'{result["key"]}.safetensors').values())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        trained(run(world, method, known=1.), tmp_path/'out', tmp_path)
+
+
+def test_class_without_a_positive_in_test_is_skipped_and_named(world, tmp_path):
+    never(world, 'test', 3)
+    r = run(world, known=1.)
+    metrics = perform(r, tmp_path, tmp_path/'out')['metrics']
+    assert metrics['skipped'] == ['white ring'] and set(metrics['AP']) == set(CLASSES[:3])
+    assert metrics['mAP'] == pytest.approx(np.mean(list(metrics['AP'].values())))
+    strict(tmp_path/'out'/'runs'/f'{r.key}.json')
