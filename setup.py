@@ -19,11 +19,12 @@ setup(
     author=cfg['author'],
     url=cfg['git_url'],
     license='Apache-2.0',
+    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research', 'Programming Language :: Python :: 3'],
     keywords=cfg['keywords'],
     packages=find_packages(include=['trmml', 'trmml.*']),
     package_data={'trmml': ['weights/*']},
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},
     python_requires='>=' + cfg['min_python'],
-    entry_points={'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={'console_scripts': [], 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
 )
