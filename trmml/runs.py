@@ -123,7 +123,7 @@ def parts(run:Run, root=None, device='cpu', progress=False):
     test = load_split(run.dataset, 'test', root, run.difficult)
     return (store, known, train.labels), (features('test'), test.labels), train, clip
 
-# %% ../nbs/13_runs.ipynb #171c8e20
+# %% ../nbs/13_runs.ipynb #c7b2655f
 def identity(run:Run, root=None, device='cpu'):
     "What a run reads, as it is on disk now: the weights, and the variant of each split."
     splits = ('train',) if run.held_out else ('train', 'test')
@@ -136,10 +136,10 @@ def facts(train, test_rows):
                 versions=dict(trmml=trmml.__version__, torch=torch.__version__, python=platform.python_version()))
 
 def plain(x):
-    "The same for JSON, which knows no nan: undefined is null."
-    if isinstance(x, dict): return {k: plain(v) for k, v in x.items()}
+    "The same for JSON, which knows no nan: entries that are not defined are left out."
     if isinstance(x, (list, tuple)): return [plain(v) for v in x]
-    return None if isinstance(x, float) and x != x else x
+    if not isinstance(x, dict): return x
+    return {k: plain(v) for k, v in x.items() if not (isinstance(v, float) and math.isnan(v))}
 
 # %% ../nbs/13_runs.ipynb #5c4f41d4
 def score_all(method, store, labels, classes):
@@ -207,7 +207,7 @@ def worker(run, root, out, device, threads):
     try: return perform(run, root, out, device)
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/13_runs.ipynb #39442859
+# %% ../nbs/13_runs.ipynb #d2b9ae83
 def perform_all(
     runs:list,          # of Run
     root=None, out='results', device='cpu',
@@ -224,6 +224,7 @@ def perform_all(
     for _ in tqdm(pool(jobs) if missing else [], total=len(missing), desc='runs', disable=not progress or not missing): pass
     return [stored(r, out, root, device) for r in runs]
 
+# %% ../nbs/13_runs.ipynb #2033fe5b
 def grid(
     dataset, methods, ratios=(1.,), seeds=(0,),
     settings:dict=None, # method -> settings; None: those chosen for the backbone
@@ -247,7 +248,7 @@ def chosen(method:str, backbone:str)->dict:
     "Settings of a method that were chosen for a backbone on held-out training data."
     return dict(CHOSEN.get(backbone, {}).get(method, {}))
 
-# %% ../nbs/13_runs.ipynb #1c116f4d
+# %% ../nbs/13_runs.ipynb #27d5aaea
 def frame(
     results:list, # of dict, as stored
 )->pd.DataFrame:  # method, known (percent), seed, mAP (percent), seconds
@@ -266,6 +267,7 @@ def spread(df, ratios):
     rows = [df[~df.method.isin(still)]] + [df[df.method == m].assign(known=r) for m in still for r in ratios]
     return pd.concat([r for r in rows if len(r)], ignore_index=True)
 
+# %% ../nbs/13_runs.ipynb #5ec75773
 def summary(
     df:pd.DataFrame, # as from `frame`
 )->pd.DataFrame:     # index method; columns (known, mean | std | seeds), and the average over ratios
@@ -276,6 +278,7 @@ def summary(
     ratios = [r for r in sorted(df.known.unique())] + ['avg']
     return t.loc[df.method.unique(), [(r, c) for r in ratios for c in ('mean', 'std', 'seeds')]]
 
+# %% ../nbs/13_runs.ipynb #d37b73ec
 def labelled(
     grids:dict,   # label -> list of Run
     results:list, # of dict, in the same order
@@ -371,12 +374,13 @@ def reading(
     lines = [claim(df, methods[-1], m) for m in methods[:-1]]
     return '\n'.join(lines + [f"{TITLES.get(methods[-1], methods[-1])} {grows} the known ratio ({own.iloc[0]:.1f} to {own.iloc[-1]:.1f})."])
 
-# %% ../nbs/13_runs.ipynb #0ce113dd
+# %% ../nbs/13_runs.ipynb #0656362f
 def closer_look(
     results:list,   # of dict, as stored
 )->pd.DataFrame:    # index known (percent), means over seeds, in percent
     "TRM-ML's region and query scores, and its pseudo-labels against the hidden truth in the last epoch."
+    wanted = [(f'pseudo-{n} {q}', f'pseudo_{k}_{q}') for k, n in (('pos', 'positives'), ('neg', 'negatives')) for q in ('precision', 'recall')]
+    percent = lambda v: math.nan if v is None else 100*v   # JSON has no nan
     rows = [dict(known=round(100*r['run']['known'], 4), **{f'mAP, {k} score': 100*v for k, v in r['scores'].items() if k != 'mean'},
-                 **{f'pseudo-{n} {q}': 100*r['log'][-1].get(f'pseudo_{k}_{q}', math.nan) for k, n in (('pos', 'positives'), ('neg', 'negatives'))
-                    for q in ('precision', 'recall')}) for r in results if r and r.get('scores')]
+                 **{title: percent(r['log'][-1].get(k)) for title, k in wanted}) for r in results if r and r.get('scores')]
     return pd.DataFrame(rows).groupby('known').mean().round(1) if rows else pd.DataFrame()
