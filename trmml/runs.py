@@ -51,7 +51,7 @@ class Run:
     image_size:int = None      # None: the backbone's
     difficult:str = 'negative' # policy for VOC
     held_out:float = 0.        # share of train to score on instead of test
-    version:int = 1            # raised when code changes what a run means
+    version:int = 2            # raised when code changes what a run means
 
     def __post_init__(self):
         object.__setattr__(self, 'settings', tuple(sorted(dict(self.settings).items())))
@@ -69,7 +69,7 @@ class Run:
 @lru_cache(maxsize=4)
 def load_clip(backbone, weights, image_size, device):
     "The frozen CLIP of a run."
-    return clips.load(backbone, weights or None, image_size, device, compute=torch.bfloat16)
+    return clips.load(backbone, weights or None, image_size, device)
 
 @lru_cache(maxsize=4)
 def load_split(dataset, split, root, difficult):
@@ -292,15 +292,15 @@ def paired(
     df:pd.DataFrame, # as from `frame`
     a:str, b:str,    # methods
     level:float=.95, # of the interval
-)->dict:             # mean difference a - b, low, high, pairs, wins
-    "Mean paired difference of two methods over seeds and ratios, with a Student interval."
+)->dict:             # mean difference a - b, low, high, seeds; pairs of one ratio and seed, wins among them
+    "Mean paired difference of two methods, with a Student interval over seeds."
     from scipy.stats import t as student
     w = df.pivot_table(index=['known', 'seed'], columns='method', values='mAP')
     for m in (a, b):   # without training there is one number for all seeds
         if w[m].dropna().groupby('seed').ngroups == 1: w[m] = w.groupby('known')[m].transform('mean')
-    d = (w[a] - w[b]).dropna()
-    half = student.ppf((1 + level)/2, max(len(d) - 1, 1))*d.std(ddof=1)/math.sqrt(len(d)) if len(d) > 1 else math.nan
-    return dict(mean=d.mean(), low=d.mean() - half, high=d.mean() + half, pairs=len(d), wins=int((d > 0).sum()))
+    d = (w[a] - w[b]).dropna(); by_seed = d.groupby('seed').mean(); n = len(by_seed)
+    half = student.ppf((1 + level)/2, n - 1)*by_seed.std(ddof=1)/math.sqrt(n) if n > 1 else math.nan
+    return dict(mean=by_seed.mean(), low=by_seed.mean() - half, high=by_seed.mean() + half, seeds=n, pairs=len(d), wins=int((d > 0).sum()))
 
 # %% ../nbs/13_runs.ipynb #02f9fdc4
 def cell(mean, std, seeds):
@@ -358,10 +358,10 @@ def write_table(
 def claim(df, a, b):
     "One sentence on a against b."
     d = paired(df, a, b); A, B = TITLES.get(a, a), TITLES.get(b, b)
-    if d['pairs'] < 2: return f"{A} against {B}: {d['mean']:+.1f} mAP, a single pair."
+    if d['seeds'] < 2: return f"{A} against {B}: {d['mean']:+.1f} mAP, a single seed."
     verdict = 'above' if d['low'] > 0 else 'below' if d['high'] < 0 else 'not distinguishable from'
-    return (f"{A} is {verdict} {B}: {d['mean']:+.1f} mAP on average (95 % interval {d['low']:+.1f} to {d['high']:+.1f}; "
-            f"{d['wins']} of {d['pairs']} pairs).")
+    return (f"{A} is {verdict} {B}: {d['mean']:+.1f} mAP on average over ratios (95 % interval over {d['seeds']} seeds "
+            f"{d['low']:+.1f} to {d['high']:+.1f}; higher in {d['wins']} of {d['pairs']} pairs).")
 
 def reading(
     df:pd.DataFrame, # as from `frame`
