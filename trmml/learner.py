@@ -157,6 +157,6 @@ def fit(
     for epoch in bar:
         log.append(train_epoch(method, opt, store, labels, epoch, epochs, seed, truth=truth))
         if valid is not None: log[-1]['valid_map'] = mean_ap(predict(method, valid[0]), valid[1])
-        bar.set_postfix({k: f'{v:.3g}' for k, v in log[-1].items() if k in ('total', 'cls_r', 'cls', 'valid_map')})
+        bar.set_postfix({k: f'{v:.3g}' for k, v in log[-1].items() if k not in ('epoch', 'lr') and not k.startswith('pseudo_')})
         if checkpoint is not None and ((epoch + 1) % every == 0 or epoch + 1 == epochs): save_checkpoint(checkpoint, method, opt, log)
     return log

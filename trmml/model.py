@@ -91,7 +91,7 @@ class TRMML(Method):
         self.centred.fill_(not (region and centre)); self.to(clip.device)
 
     @property
-    def scale(self): return self.log_scale.exp().clamp(max=100)   # 1/tau, CLIP's own limit
+    def scale(self): return self.log_scale.exp().clamp(max=100.001)   # 1/tau, CLIP's limit; float32's exp(log 100) is a hair above 100
 
 # %% ../nbs/10_model.ipynb #4ac5b671
 def build(model, clip, n_ctx, class_specific, start, gain, length, seed):
@@ -153,7 +153,7 @@ def estimate(self:TRMML, out, labels):
     T = self.T if self.stage == 2 else normalize(out['G'][0].detach(), dim=-1)
     visual = judge(self.bank.mean_similarity(F_r), self.by_visual, labels, self.bank.ready, self.eta)
     text = judge(matching(F_r, T), self.by_text, labels, every, self.eta)
-    self.bank.push(topk_pixels(out['energies'], out['f'], self.topk), labels)
+    self.bank.push(topk_pixels(out['energies'], out['f'], self.topk, labels == 1), labels)
     if self.stage == 1 or self.prototypes == 'none': return torch.zeros_like(labels)
     return dict(both=agree(visual, text), visual=visual, text=text)[self.prototypes]
 
@@ -163,15 +163,16 @@ def loss(self:TRMML, x, labels):
     "Named terms, 'total' among them; the pseudo-labels stay in `self.pseudo`, for the log (Eq. 15)."
     x = as_features(self.clip, x)
     if not self.centred: centre_keys(self.decoder, normalize(x.dense.float(), dim=1)); self.centred.fill_(True)
-    out = self.forward(x); self.pseudo = self.estimate(out, labels)
+    out = self.forward(x); nce = self.contrast(out, labels) if self.contrastive else None
+    self.pseudo = self.estimate(out, labels)
     filled, asl = fill_unknown(labels, self.pseudo), dict(self.asl, reduction='batch', eps=1e-8)
     return total_loss(asymmetric_loss(out['logits_q'], filled, **asl) if self.region else None,
                       asymmetric_loss(out['logits_r'], filled, **asl),
                       kd_loss(out['logits_r'], out['logits_q']) if self.kd else None,
-                      self.contrast(out, labels) if self.contrastive else None, self.alpha, self.beta, self.gamma)
+                      nce, self.alpha, self.beta, self.gamma)
 
 @patch
 def contrast(self:TRMML, out, labels):
     "Text against the regions of known positives and the bank, all through the projector (Eq. 13)."
-    return nce_loss(normalize(out['G'][0], dim=-1), normalize(out['F_r'], dim=-1), labels, self.bank.V, self.bank.filled,
-                    self.tau_nce, self.projector)
+    return nce_loss(out['G'][0], out['F_r'], labels, self.bank.V, self.bank.filled, self.tau_nce,
+                    lambda x: self.projector(normalize(x, dim=-1)))

@@ -17,6 +17,7 @@ def topk_pixels(
     R:Tensor, # (B, C, h, w) regions or energies: only their order counts
     f:Tensor, # (B, d, h, w) dense features
     k:int,    # positions for each image and category
+    where:Tensor=None, # (B, C) bool: entries that are wanted, the others stay 0; None: all
 )->Tensor:    # (B, C, k, d) features, strongest position first
     "Features at the k positions where each region is strongest (Eq. 7)."
     if R.shape[0] != f.shape[0] or R.shape[-2:] != f.shape[-2:]:
@@ -24,9 +25,11 @@ def topk_pixels(
                          'use the same images at one resolution for both')
     if not 1 <= k <= R.shape[-2:].numel():
         raise ValueError(f'k is {k}, but there are {R.shape[-2:].numel()} positions: choose k between 1 and that')
-    at = R.flatten(-2).topk(k).indices                         # (B, C, k)
-    x = rearrange(f, 'b d h w -> b (h w) d')
-    return x[torch.arange(len(x), device=x.device)[:, None, None], at]
+    where = torch.ones(R.shape[:2], dtype=torch.bool, device=R.device) if where is None else where
+    at, b = R[where].flatten(-2).topk(k).indices, where.nonzero()[:, 0]        # (n, k), (n,) for n wanted entries
+    out = f.new_zeros(*R.shape[:2], k, f.shape[1])
+    out[where] = rearrange(f, 'b d h w -> b (h w) d')[b[:, None], at]
+    return out
 
 # %% ../nbs/07_prototypes.ipynb #2d5d2359
 def queue_slots(

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -171,12 +171,12 @@ def perform(
     method = create(run.method, clip, train.prompts, **{'seed': run.seed, **dict(run.settings)})
     read = identity(run, root, device)
     ckpt = folder/f'{run.key}.{hashlib.sha1(json.dumps(read, sort_keys=True).encode()).hexdigest()[:8]}.ckpt'
-    log = fit(method, store, known, run.seed, truth=truth, checkpoint=ckpt, progress=progress)
+    log = fit(method, store, known, run.seed, (test, test_labels) if run.held_out else None, truth, ckpt, progress=progress)
     metrics, others = score_all(method, test, test_labels, train.classes)
     result = plain(dict(run=asdict(run), key=run.key, **read, **facts(train, len(test_labels)), metrics=metrics, mAP=metrics['mAP'],
-                        scores=others, log=log, seconds=time.time() - start, device=str(device)))
+                        best=max((l['valid_map'] for l in log), default=None) if run.held_out else None, scores=others, log=log, seconds=time.time() - start, device=str(device)))
     write(result, method, folder)
-    for path in folder.glob(f'{run.key}.*.ckpt'): path.unlink(missing_ok=True)
+    for path in (*folder.glob(f'{run.key}.*.ckpt'), *folder.glob(f'{run.key}.*.tmp')): path.unlink(missing_ok=True)
     return result
 
 # %% ../nbs/13_runs.ipynb #6dd55a6c
@@ -201,10 +201,10 @@ def trained(run:Run, out='results', root=None, device='cpu'):
     return method.eval()
 
 # %% ../nbs/13_runs.ipynb #19085da2
-def worker(run, root, out, device, threads):
+def worker(run, root, out, device, threads, progress=False):
     "One run in a worker process, or in this one, which gets its threads back."
     before = torch.get_num_threads(); torch.set_num_threads(threads)
-    try: return perform(run, root, out, device)
+    try: return perform(run, root, out, device, progress)
     finally: torch.set_num_threads(before)
 
 # %% ../nbs/13_runs.ipynb #d2b9ae83
@@ -216,10 +216,10 @@ def perform_all(
 )->list:                # of dict, in the order of `runs`
     "Results of many runs; those already there are not run again."
     missing = [r for r in dict.fromkeys(runs) if stored(r, out, root, device) is None]
-    n_jobs = n_jobs or (1 if str(device) != 'cpu' else min(os.cpu_count(), max(len(missing), 1)))
+    n_jobs = n_jobs or (1 if str(device) != 'cpu' else min(cpu_count(), max(len(missing), 1)))
     if missing: parts(missing[0], root, device, progress)
-    threads = max(1, os.cpu_count()//n_jobs)
-    jobs = (delayed(worker)(r, root, out, device, threads) for r in missing)
+    threads = max(1, cpu_count()//n_jobs)
+    jobs = (delayed(worker)(r, root, out, device, threads, progress and n_jobs == 1) for r in missing)
     pool = Parallel(n_jobs, return_as='generator_unordered')
     for _ in tqdm(pool(jobs) if missing else [], total=len(missing), desc='runs', disable=not progress or not missing): pass
     return [stored(r, out, root, device) for r in runs]
@@ -351,7 +351,7 @@ def write_table(
     write_whole(f'{path}.csv', flat.round(4).to_csv()); write_whole(f'{path}.md', shown.reset_index().to_markdown(index=False) + '\n')
     if before is None or not set(flat.index) & set(before.index) or 'avg_mean' not in before: return 'No earlier numbers to compare with.'
     both = [m for m in flat.index if m in before.index]
-    return 'Average over ratios, this run (committed before): ' + '; '.join(
+    return 'Average over ratios, this run (found there before): ' + '; '.join(
         f'{TITLES.get(m, m)} {flat.avg_mean[m]:.1f} ({before.avg_mean[m]:.1f})' for m in both) + '.'
 
 # %% ../nbs/13_runs.ipynb #9f9110c4

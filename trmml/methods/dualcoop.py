@@ -65,7 +65,7 @@ class DualCoOp(Method):
         super().__init__(clip, classes, **recipe)
         self.prompts = PromptLearner(clip, self.classes, n_ctx, class_specific, seed=seed)
         self.spatial, self.sharpness, self.loss_w = spatial*clip.logit_scale, sharpness*clip.logit_scale, loss_w
-        self.shift = None   # computed for the first batch's size of map
+        self.shift, self.shift_for = None, None   # computed for the batch's size of map
         self.asl = dict(gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift, reduction='sum', eps=1e-6)
 
     def encode_text(self): return self.prompts(self.clip)   # (2, C, d)
@@ -76,7 +76,7 @@ class DualCoOp(Method):
 def forward(self:DualCoOp, x):
     "Logits (B, C), weights of the positions (B, C, 1 + h*w), (h, w)."
     f = as_features(self.clip, x).dense
-    if self.shift is None or len(self.shift) != 1 + f.shape[-2:].numel(): self.shift = position_shift(self.clip, *f.shape[-2:])
+    if self.shift_for != f.shape[-2:]: self.shift, self.shift_for = position_shift(self.clip, *f.shape[-2:]), f.shape[-2:]
     pos, neg, w = dual_pixel_logits(all_positions(f, self.shift), self.text(), self.spatial, self.sharpness)
     return pos - neg, w, f.shape[-2:]
 

@@ -1,0 +1,50 @@
+"""Real photos, 128 of COCO: through Table 1 and Figure 4, with doodle-clip and with an RN50 from a file in OpenAI's format."""
+from pathlib import Path
+
+import open_clip
+import papermill
+import pandas as pd
+import pytest
+import torch
+from trmml.clip import OPENAI_MARKS
+
+ROOT = Path(__file__).resolve().parents[1]
+COCO128 = ROOT.parent/'shared'/'data'/'coco128'
+pytestmark = pytest.mark.skipif(not COCO128.is_dir(), reason='shared/data/coco128 is not beside the repository')
+
+
+@pytest.fixture(scope='module', params=['doodle-clip', 'RN50'])
+def setting(request, tmp_path_factory):
+    "Parameters of a companion notebook: a backbone, its weights, a size that tests can afford."
+    if request.param == 'doodle-clip': return dict(backbone='doodle-clip', image_size=128)
+    torch.manual_seed(0)
+    state = open_clip.create_model('RN50', pretrained=None).state_dict()
+    path = tmp_path_factory.mktemp('weights')/'RN50.pt'
+    marks = {k: torch.tensor(n) for k, n in zip(OPENAI_MARKS, (224, 77, 49408))}
+    torch.save({k: v.half() if v.is_floating_point() else v for k, v in state.items()} | marks, path)
+    return dict(backbone='RN50', weights=str(path), image_size=96)
+
+
+@pytest.fixture(scope='module')
+def out(setting, tmp_path_factory):
+    "Where both notebooks write: Figure 4 shows the models that Table 1 has trained."
+    return tmp_path_factory.mktemp('out')
+
+
+def execute(name, out, **parameters):
+    common = dict(dataset=str(COCO128), data_root=str(out/'data'), out=str(out), epochs=1)
+    papermill.execute_notebook(ROOT/'nbs'/f'{name}.ipynb', out/f'{name}.ipynb', common | parameters, progress_bar=False, log_level='WARNING')
+
+
+def test_table1(setting, out):
+    execute('table1', out, methods=['zeroshot', 'trmml'], ratios=[.5], seeds=[0], **setting)
+    table = pd.read_csv(out/'tables'/'table1-coco128.csv', index_col=0)
+    assert list(table.index) == ['zeroshot', 'trmml'] and table['50_mean'].between(0, 100).all()
+    assert (out/'figures'/'table1-coco128.png').stat().st_size > 5_000 and len(list((out/'runs').glob('*.json'))) == 2
+
+
+def test_figure4(setting, out):
+    before = {p: p.stat().st_mtime_ns for p in (out/'runs').glob('*.json')}
+    execute('figure4', out, methods=['trmml'], pictures=2, **setting)
+    assert (out/'figures'/'figure4-coco128.png').stat().st_size > 10_000
+    assert before and all(p.stat().st_mtime_ns == t for p, t in before.items())       # trained for the table, not again
