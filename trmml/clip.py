@@ -85,14 +85,20 @@ def image_features(
 
 # %% ../nbs/03_clip.ipynb #decc53bd
 def causal_block(
-    block,    # open_clip's ResidualAttentionBlock
-    x:Tensor, # (K, L, width)
-)->Tensor:    # (K, L, width)
+    block,           # open_clip's ResidualAttentionBlock
+    x:Tensor,        # (K, L, width)
+    end:Tensor=None, # (K,) the only positions wanted; None: all
+)->Tensor:           # (K, L, width), or (K, 1, width)
     "One transformer layer with causal attention."
-    a = block.attn
-    q, k, v = F.linear(block.ln_1(x), a.in_proj_weight, a.in_proj_bias).chunk(3, -1)
-    q, k, v = (rearrange(t, 'k l (g e) -> k g l e', g=a.num_heads) for t in (q, k, v))
-    o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    a, d, y = block.attn, x.shape[-1], block.ln_1(x)
+    (wq, wkv), (bq, bkv) = (p.split((d, 2*d)) for p in (a.in_proj_weight, a.in_proj_bias))
+    k, v = (rearrange(t, 'k l (g e) -> k g l e', g=a.num_heads) for t in F.linear(y, wkv, bkv).chunk(2, -1))
+    if end is None: seen = None
+    else:
+        seen = (torch.arange(x.shape[1], device=x.device) <= end[:, None])[:, None, None]   # (K, 1, 1, L)
+        x, y = (t[torch.arange(len(t), device=t.device), end][:, None] for t in (x, y))
+    q = rearrange(F.linear(y, wq, bq), 'k l (g e) -> k g l e', g=a.num_heads)
+    o = F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None)
     x = x + block.ls_1(a.out_proj(rearrange(o, 'k g l e -> k l (g e)')))
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
@@ -105,8 +111,9 @@ def encode_embeddings(
     "Text features of sentences given as vectors: what prompt learning differentiates through."
     L = int(end.max()) + 1
     x = x[:, :L] + model.positional_embedding[:L].to(x.dtype)
-    for block in model.transformer.resblocks: x = causal_block(block, x)
-    return model.ln_final(x[torch.arange(len(x), device=x.device), end]) @ model.text_projection.to(x.dtype)
+    *blocks, last = model.transformer.resblocks
+    for block in blocks: x = causal_block(block, x)
+    return model.ln_final(causal_block(last, x, end)[:, 0]) @ model.text_projection.to(x.dtype)
 
 # %% ../nbs/03_clip.ipynb #e9336ee1
 @cache

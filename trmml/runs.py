@@ -219,7 +219,7 @@ def perform_all(
     n_jobs = n_jobs or (1 if str(device) != 'cpu' else min(cpu_count(), max(len(missing), 1)))
     if missing: parts(missing[0], root, device, progress)
     threads = max(1, cpu_count()//n_jobs)
-    jobs = (delayed(worker)(r, root, out, device, threads, progress and n_jobs == 1) for r in missing)
+    jobs = (delayed(worker)(r, root, out, device, threads, progress and n_jobs == 1) for r in reversed(missing))   # what a table is about stands last and takes longest
     pool = Parallel(n_jobs, return_as='generator_unordered')
     for _ in tqdm(pool(jobs) if missing else [], total=len(missing), desc='runs', disable=not progress or not missing): pass
     return [stored(r, out, root, device) for r in runs]
