@@ -39,7 +39,7 @@ def execute(name, out, **parameters):
 def test_table1(setting, out):
     execute('table1', out, methods=['zeroshot', 'trmml'], ratios=[.5], seeds=[0], **setting)
     table = pd.read_csv(out/'tables'/'table1-coco128.csv', index_col=0)
-    assert list(table.index) == ['zeroshot', 'trmml'] and table['50_mean'].between(0, 100).all()
+    assert sorted(table.index) == ['trmml', 'zeroshot'] and table['50_mean'].between(0, 100).all()
     assert (out/'figures'/'table1-coco128.png').stat().st_size > 5_000 and len(list((out/'runs').glob('*.json'))) == 2
 
 
