@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'OPENAI_MARKS', 'DOODLE_CLIP', 'DOODLE_FILE', 'feature_map', 'position_embedding', 'attention_pool',
-           'dense_features', 'Features', 'image_features', 'causal_block', 'encode_embeddings', 'byte_pairs',
-           'tokenize', 'read_weights', 'check_fit', 'unpack', 'architecture', 'settings_of', 'resnets', 'CLIP',
-           'square', 'warn_unknown', 'weights_file', 'random_weights', 'stored_weights', 'load', 'around_context',
-           'PromptLearner']
+           'dense_features', 'Features', 'image_features', 'fold_batchnorm', 'causal_block', 'encode_embeddings',
+           'byte_pairs', 'tokenize', 'read_weights', 'check_fit', 'unpack', 'architecture', 'settings_of', 'resnets',
+           'CLIP', 'square', 'warn_unknown', 'weights_file', 'random_weights', 'stored_weights', 'load',
+           'around_context', 'PromptLearner']
 
 # %% ../nbs/03_clip.ipynb #ab180a25
+import copy
 import hashlib
 import warnings
 from functools import cache, cached_property
@@ -24,6 +25,7 @@ from fastcore.basics import patch
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision import transforms as T
 
 # %% ../nbs/03_clip.ipynb #7843c0f2
@@ -82,6 +84,20 @@ def image_features(
     "Dense and pooled features from one forward pass."
     m = feature_map(visual, x)
     return Features(dense_features(visual.attnpool, m), attention_pool(visual.attnpool, m))
+
+# %% ../nbs/03_clip.ipynb #1bb20276
+@torch.inference_mode(False)   # ordinary tensors, whatever surrounds the call
+def fold_batchnorm(
+    visual, # open_clip's ModifiedResNet, in evaluation mode
+):          # a copy without BatchNorm
+    "The same tower with every BatchNorm folded into the convolution before it."
+    visual = copy.deepcopy(visual)
+    for m in list(visual.modules()):
+        names = list(m._modules)
+        for c, b in zip(names, names[1:]):   # in a ResNet of CLIP, what follows a convolution is its normalisation
+            if isinstance(getattr(m, c), nn.Conv2d) and isinstance(getattr(m, b), nn.BatchNorm2d):
+                setattr(m, c, fuse_conv_bn_eval(getattr(m, c), getattr(m, b))); setattr(m, b, nn.Identity())
+    return visual.to(memory_format=torch.channels_last)
 
 # %% ../nbs/03_clip.ipynb #decc53bd
 def causal_block(
@@ -236,13 +252,21 @@ class CLIP(nn.Module):
         model.visual.to(memory_format=torch.channels_last)   # the order CPUs and GPUs convolve fastest in
         self.model, self.name, self.source = model.requires_grad_(False).eval(), name, source
         self.image_size, self.compute = image_size, compute
-        self.d = model.text_projection.shape[1]
+        self.d, self._folded = model.text_projection.shape[1], []   # in a list, so that it is no submodule
 
+    def _apply(self, *args, **kwargs): self._folded = []; return super()._apply(*args, **kwargs)   # moved or converted
     def train(self, mode=True): return super().train(False)   # frozen: BatchNorm never leaves evaluation mode
 
     device = property(lambda self: self.model.logit_scale.device)
     dtype = property(lambda self: self.compute or self.model.visual.conv1.weight.dtype)
     logit_scale = property(lambda self: self.model.logit_scale.exp().item())   # 100 for OpenAI's weights
+
+    @property
+    def tower(self):
+        "What computes features: the image tower with BatchNorm folded, or as it is while it is being trained."
+        if self.model.visual.conv1.weight.requires_grad: return self.model.visual
+        if not self._folded: self._folded = [fold_batchnorm(self.model.visual)]
+        return self._folded[0]
 
     @cached_property
     def weights_hash(self):
@@ -263,7 +287,7 @@ def features(self:CLIP, images):
     "Dense (B, d, h, w) and pooled (B, d) features of (B, 3, H, W) images."
     weights = self.model.visual.conv1.weight
     x = images.to(weights.device, weights.dtype).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(x.device.type, self.compute, enabled=self.compute is not None): f = image_features(self.model.visual, x)
+    with torch.autocast(x.device.type, self.compute, enabled=self.compute is not None): f = image_features(self.tower, x)
     return Features(*(v.float() if self.compute else v for v in f))
 
 @patch

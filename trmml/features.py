@@ -76,7 +76,7 @@ def check_unchanged(
                                  'call extract again when they are at rest')
 
 # %% ../nbs/04_features.ipynb #9f63aee5
-FORMAT = 1   # of the files; a change here leaves all older ones behind
+FORMAT = 2   # of the files; a change here leaves all older ones behind
 
 def describe(
     clip,            # CLIP
@@ -496,7 +496,7 @@ def extract(
     image_size=None,       # working resolution; None: clip's own
     view='plain',          # name of the view; others than 'plain' need `augment`
     dtype='float16',       # kept as 'float32', 'float16', 'bfloat16' or 'int8'
-    batch=64,              # images a forward pass
+    batch=None,            # images a forward pass; None: 64, or 16 on a CPU, whose cache holds no more
     workers=2,             # processes that read images; 0: this one
     block=512,             # images between two entries of the journal
     skip_unreadable=False, # go on with zeros for images that cannot be read
@@ -506,6 +506,7 @@ def extract(
 ):                         # FeatureStore
     "Dense and pooled features of every image, from files if they are there, computed otherwise."
     said = describe(clip, dataset.paths, image_size, view, dtype, augment, seed)
+    batch = (16 if clip.device.type == 'cpu' else 64) if batch is None else batch
     check_request(said, batch, block, workers)
     folder, size = features_root(root)/key(said), said['image_size']
     pictures = Pictures(list(dataset.paths), clip.preprocess(size), size, augment, view, seed)

@@ -46,8 +46,9 @@ def optimizer(method):
     "The optimiser of a method's recipe, over what it learns; a method may give its own parameter groups."
     r = method.recipe
     groups = method.parameter_groups() if hasattr(method, 'parameter_groups') else [p for p in method.parameters() if p.requires_grad]
-    if r['optimizer'] == 'adamw': return torch.optim.AdamW(groups, lr=r['lr'], weight_decay=r['weight_decay'])
-    if r['optimizer'] == 'sgd': return torch.optim.SGD(groups, lr=r['lr'], momentum=.9, weight_decay=r['weight_decay'])
+    common = dict(lr=r['lr'], weight_decay=r['weight_decay'], fused=True)   # one pass over each tensor
+    if r['optimizer'] == 'adamw': return torch.optim.AdamW(groups, **common)
+    if r['optimizer'] == 'sgd': return torch.optim.SGD(groups, momentum=.9, **common)
     raise ValueError(f"optimizer {r['optimizer']!r}: use 'adamw' or 'sgd'")
 
 # %% ../nbs/12_learner.ipynb #b61c1e62

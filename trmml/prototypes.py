@@ -17,19 +17,16 @@ def topk_pixels(
     R:Tensor, # (B, C, h, w) regions or energies: only their order counts
     f:Tensor, # (B, d, h, w) dense features
     k:int,    # positions for each image and category
-    where:Tensor=None, # (B, C) bool: entries that are wanted, the others stay 0; None: all
-)->Tensor:    # (B, C, k, d) features, strongest position first
+    where:Tensor, # (B, C) bool: the n entries that are wanted
+)->Tensor:    # (n, k, d) features, strongest position first; entries in the order of `where.nonzero()`
     "Features at the k positions where each region is strongest (Eq. 7)."
     if R.shape[0] != f.shape[0] or R.shape[-2:] != f.shape[-2:]:
         raise ValueError(f'regions are (B, C, h, w) = {tuple(R.shape)}, features (B, d, h, w) = {tuple(f.shape)}: '
                          'use the same images at one resolution for both')
     if not 1 <= k <= R.shape[-2:].numel():
         raise ValueError(f'k is {k}, but there are {R.shape[-2:].numel()} positions: choose k between 1 and that')
-    where = torch.ones(R.shape[:2], dtype=torch.bool, device=R.device) if where is None else where
-    at, b = R[where].flatten(-2).topk(k).indices, where.nonzero()[:, 0]        # (n, k), (n,) for n wanted entries
-    out = f.new_zeros(*R.shape[:2], k, f.shape[1])
-    out[where] = rearrange(f, 'b d h w -> b (h w) d')[b[:, None], at]
-    return out
+    at, b = R[where].flatten(-2).topk(k).indices, where.nonzero()[:, 0]        # (n, k), (n,)
+    return rearrange(f, 'b d h w -> b (h w) d')[b[:, None], at]
 
 # %% ../nbs/07_prototypes.ipynb #2d5d2359
 def queue_slots(
@@ -70,13 +67,13 @@ class MemoryBank(nn.Module):
     @property
     def ready(self): return self.filled > 0  # (C,) categories with at least one prototype
     @torch.no_grad()
-    def push(self, vectors, labels):  # (B, C, k, d), (B, C): vectors where the label is 1 enter the queues (Eq. 7)
-        (C, length, d), k = self.V.shape, vectors.shape[-2]
-        if vectors.shape != (*labels.shape, k, d) or labels.shape[1] != C:
-            raise ValueError(f'{tuple(vectors.shape)=}, {tuple(labels.shape)=}: expected (B, {C}, k, {d}) and (B, {C})')
-        slots, write, arrivals = queue_slots(labels == 1, k, self.head, length)
-        b, c, j = write.nonzero(as_tuple=True)
-        self.V[c, slots[b, c, j]] = normalize(vectors[b, c, j].float(), dim=-1).to(self.V.dtype)
+    def push(self, vectors, labels):  # (n, k, d), (B, C) with n ones: the vectors of each positive enter its queue (Eq. 7)
+        (C, length, d), k, new = self.V.shape, vectors.shape[-2], labels == 1
+        if labels.shape[1] != C or vectors.shape != (n := int(new.sum()), k, d):
+            raise ValueError(f'{tuple(vectors.shape)=}, {tuple(labels.shape)=}: expected ({n}, k, {d}) for {n} positives of {C} categories')
+        slots, write, arrivals = queue_slots(new, k, self.head, length)
+        slots, write, c = slots[new], write[new], new.nonzero()[:, 1:].expand(-1, k)   # (n, k)
+        self.V[c[write], slots[write]] = normalize(vectors[write].float(), dim=-1).to(self.V.dtype)
         self.head, self.filled = (self.head + arrivals) % length, (self.filled + arrivals).clamp(max=length)
 
     def mean_similarity(self, F_r): return mean_cosine(F_r, self.V, self.filled)  # (B, C, d) -> (B, C) (Eq. 8)

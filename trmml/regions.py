@@ -10,7 +10,7 @@ __all__ = ['check_pairs', 'matching', 'dual_logits', 'attention_energies', 'regi
 import math
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import layer_norm, linear, normalize
 from einops import einsum, rearrange
 
 # %% ../nbs/05_regions.ipynb #7c86b41c
@@ -27,8 +27,9 @@ def matching(
 )->Tensor:          # (..., C) float32 logits
     "Cosine of each category's visual vector with its text vector, over the temperature (Eq. 1)."
     check_pairs(F, G)
-    F, G = normalize(F.float(), dim=-1), normalize(G.float(), dim=-1)
-    return scale*(F*G).sum(-1)  # a product, not a matmul: autocast leaves it in float32
+    F = F.float()
+    dot = (F*normalize(G.float(), dim=-1)).sum(-1)        # a product, not a matmul: autocast leaves it in float32
+    return scale*dot/F.norm(dim=-1).clamp(min=1e-12)      # (..., C) numbers are divided, not (..., C, d)
 
 # %% ../nbs/05_regions.ipynb #da7cf5ae
 def dual_logits(
@@ -40,7 +41,8 @@ def dual_logits(
     "Matching with the positive prompt minus matching with the negative prompt (Eq. 1 with dual prompts)."
     check_pairs(F, G_pos)
     D = normalize(G_pos.float(), dim=-1) - normalize(G_neg.float(), dim=-1)   # (C, d): one product instead of two
-    return scale*(normalize(F.float(), dim=-1)*D).sum(-1)
+    F = F.float()
+    return scale*(F*D).sum(-1)/F.norm(dim=-1).clamp(min=1e-12)
 
 # %% ../nbs/05_regions.ipynb #81ca615d
 def attention_energies(
@@ -50,7 +52,7 @@ def attention_energies(
     "Scaled dot product of each query with each key, one head."
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f'queries have width {q.shape[-1]}, keys {k.shape[-1]}: project both to one width')
-    return q @ rearrange(k, 'b n d -> b d n') / math.sqrt(q.shape[-1])
+    return rearrange(k @ q.mT, 'b n c -> b c n')/math.sqrt(q.shape[-1])
 
 # %% ../nbs/05_regions.ipynb #3784dfba
 def region_maps(
@@ -102,10 +104,11 @@ class RegionDecoder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(d, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, d))
 
     def forward(self, Q, f):  # (C, d), (B, d, h, w) -> raw energies (B, C, h, w), F_q (B, C, d)
-        x = self.norm_f(rearrange(f, 'b d h w -> b (h w) d'))
-        q = self.q(self.norm_q(Q))                                 # (C, d)
-        e = attention_energies(q @ self.k.weight, x) + (q @ self.k.bias)[:, None]/math.sqrt(q.shape[-1])   # (B, C, hw)
-        A = self.out(self.v(e.softmax(-1) @ x))                    # (B, C, d)
+        z, (w, b) = layer_norm(rearrange(f, 'b d h w -> b (h w) d'), Q.shape[-1:]), self.norm_f.parameters()   # norm_f(f) = z*w + b
+        q = self.q(self.norm_q(Q))                                                          # (C, d)
+        to_f, rest = q @ self.k.weight, q @ self.k.bias                                     # q.k = to_f.norm_f(f) + rest
+        e = attention_energies(to_f*w, z) + (to_f @ b + rest)[:, None]/math.sqrt(q.shape[-1])   # (B, C, hw)
+        A = linear(e.softmax(-1) @ z*w + b, self.out.weight @ self.v.weight, self.out(self.v.bias))   # (B, C, d)
         return rearrange(e, 'b c (h w) -> b c h w', h=f.shape[-2]), A + self.mlp(self.norm_a(A))
 
     def regions(self, energies): return region_maps(energies, self.region)
