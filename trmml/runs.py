@@ -242,7 +242,7 @@ def grid(
 
 # %% ../nbs/13_runs.ipynb #9581f61e
 SAME = dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=20, batch=128)   # TRM-ML's own recipe, half as long
-CHOSEN = {'doodle-clip': {'dualcoop': dict(SAME, lr=5e-3, spatial=.6), 'trmml': dict(SAME, lr=5e-4, gain=.5)}}
+CHOSEN = {'doodle-clip': {'dualcoop': dict(SAME, lr=5e-3, spatial=.6), 'trmml': dict(SAME, lr=5e-4, gain=1.)}}
 
 def chosen(method:str, backbone:str)->dict:
     "Settings of a method that were chosen for a backbone on held-out training data."
