@@ -47,6 +47,7 @@ def _find(
     if not found: raise _missing('cub200', places[0], 'CUB_200_2011.tgz')
     return found[0]
 
+# %% ../nbs/01d_cub200.ipynb #cbc7f831
 def _columns(
     path,             # of a text file of a number and a word in each line
 )->pd.DataFrame:      # (lines, 2): number, word

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VOC_CLASSES', 'CLEAN_NAMES', 'BOX_COLUMNS', 'COCO_DEFAULTS', 'VOC', 'READERS', 'ALIASES', 'SETTINGS', 'PEERS',
-           'TABLES', 'open_image', 'clean_name', 'Dataset', 'decode_rle', 'data_root', 'as_peer', 'load',
+           'TABLES', 'open_image', 'clean_name', 'Dataset', 'decode_rle', 'data_root', 'as_peer', 'load', 'download',
            'check_trainable', 'box_pairs']
 
 # %% ../nbs/01_data.ipynb #6be0a569
@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
+from .cache import cached
 from .labels import check_labels, describe, statistics
 
 # %% ../nbs/01_data.ipynb #fe1fd7e7
@@ -105,6 +106,7 @@ def _counts(
         'positives per image': {int(k): int(n) for k, n in zip(*np.unique(per_image, return_counts=True))},
         'positives per class': {c: int(n) for c, n in zip(ds.classes, per_class)}}
 
+# %% ../nbs/01_data.ipynb #bb7f904a
 def _outside(
     boxes,      # columns x, y, w, h
     sizes,      # (N, 2) width and height
@@ -154,6 +156,7 @@ class _Entry(msgspec.Struct, gc=False):
     iscrowd:int|bool|None = None
     segmentation:msgspec.Raw = msgspec.Raw()
 
+# %% ../nbs/01_data.ipynb #52e3c7a1
 class _Coco(msgspec.Struct):
     "The three lists of a COCO file."
     images:list[_Entry]|None = None
@@ -181,6 +184,7 @@ def _read_json(
     doc = msgspec.structs.asdict(_decode(path, _Coco, 'an object in COCO format'))
     return {k: v for k, v in doc.items() if v is not None}
 
+# %% ../nbs/01_data.ipynb #61e110be
 def _frame(
     entries,          # of type _Entry, or dicts
 )->pd.DataFrame:      # a row an entry; columns that nothing fills are left out
@@ -245,6 +249,7 @@ def _check_boxes(
                                    'negative width or height; expected [x, y, width, height]')
     return xywh
 
+# %% ../nbs/01_data.ipynb #e1a2bf78
 def _outline(
     s,                # segmentation: dict, bytes of JSON, or anything else
 ):                    # the dict of a run-length code, else None
@@ -285,6 +290,13 @@ def _choice(
     if value not in allowed: raise ValueError(f'{name}={value!r}: expected one of {", ".join(map(repr, allowed))}')
     return value
 
+# %% ../nbs/01_data.ipynb #9b96ecad
+def data_root(
+    root=None,   # a folder; None: TRMML_DATA, else ~/.cache/trmml/data
+)->Path:         # the folder under which known data sets lie
+    "Where data sets are looked for."
+    return Path(os.environ.get('TRMML_DATA', '~/.cache/trmml/data') if root is None else root).expanduser()
+
 # %% ../nbs/01_data.ipynb #5b8e55f5
 def _check_on_disk(
     folder,   # of the images
@@ -314,6 +326,7 @@ def _coco_rows(
     if order == 'string': return rows[np.argsort(images.id.iloc[rows].astype(str).to_numpy(str), kind='stable')]
     return rows
 
+# %% ../nbs/01_data.ipynb #fa444936
 def _coco_labels(
     boxes,      # of the chosen images
     shape,      # (N, C)
@@ -332,7 +345,7 @@ def _parse_coco(
     empty,      # images without annotation: 'keep' or 'drop'
     order=None, # of rows: 'annotation', 'file', 'string'
     crowd='positive', least=0, # as for `_coco_labels`
-)->dict:        # classes, names of image files, labels, boxes, sizes, facts for the card
+)->dict:        # classes, names of image files, labels, boxes, sizes, hash of the file
     "What one COCO annotation file says."
     doc = _read_json(path)
     cats = _entries(doc, 'categories', ['id', 'name'], path).sort_values('id')
@@ -348,17 +361,24 @@ def _parse_coco(
     sizes = images.reindex(columns=['width', 'height']).to_numpy(float)
     return dict(classes=list(_unique(cats.name, 'category name', path)), names=images.file_name.tolist(), boxes=boxes,
                 labels=_coco_labels(boxes, (len(rows), len(cats)), crowd, least),
-                sizes=None if np.isnan(sizes).any() else sizes.astype(int))
+                sizes=None if np.isnan(sizes).any() else sizes.astype(int), sha256=_sha256(path))
 
 # %% ../nbs/01_data.ipynb #fd602c93
+def _sha256(
+    path,     # of a file
+)->str:       # hex
+    "Fingerprint of a file."
+    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
+# %% ../nbs/01_data.ipynb #afbcaefb
 def _read_coco(
     path,       # instances_*.json
     folder,     # its images
     empty,      # images without annotation: 'keep', or 'drop' and order by annotations
     **choices,  # of `_parse_coco`
-)->dict:        # classes, paths, labels, boxes, sizes
-    "Read one COCO annotation file, and look whether its images are there."
-    parts = _parse_coco(path, empty, **choices)
+)->dict:        # classes, paths, labels, boxes, sizes, hash of the file
+    "Read one COCO annotation file, or its cache if it is large, and look whether its images are there."
+    parts = dict(sizes=None) | cached(lambda: _parse_coco(path, empty, **choices), path, dict(choices, empty=empty), data_root()/'cache')
     return parts | dict(paths=_check_on_disk(folder, parts.pop('names'), path))
 
 # %% ../nbs/01_data.ipynb #ca7ec25b
@@ -419,6 +439,7 @@ def _voc_classes(
     everything = {o[0] for p in sorted((base/'Annotations').glob('*.xml')) for o in _read_xml(p)[1]} | {o[0] for objs in objects for o in objs}
     return list(VOC_CLASSES) if everything <= set(VOC_CLASSES) else sorted(everything)
 
+# %% ../nbs/01_data.ipynb #4d1d2825
 def _voc_images(
     folder,     # JPEGImages
     stems,      # names without suffix
@@ -427,6 +448,7 @@ def _voc_images(
     found = {Path(name).stem: name for name in sorted(os.listdir(folder))} if folder.is_dir() else {}
     return [found.get(s, f'{s}.jpg') for s in stems]
 
+# %% ../nbs/01_data.ipynb #f4cedc8e
 def _voc_stems(
     path,       # of a list in ImageSets/Main
 )->pd.Series:   # names of images without suffix
@@ -452,13 +474,6 @@ def _read_voc(
     boxes = _voc_boxes(objects, stems, classes)
     return dict(classes=classes, paths=paths, boxes=boxes, sizes=np.array(sizes) if np.all(sizes) else None,
                 labels=_voc_labels(boxes, (len(stems), len(classes)), difficult))
-
-# %% ../nbs/01_data.ipynb #9b96ecad
-def data_root(
-    root=None,   # a folder; None: TRMML_DATA, else ~/.cache/trmml/data
-)->Path:         # the folder under which known data sets lie
-    "Where data sets are looked for."
-    return Path(os.environ.get('TRMML_DATA', '~/.cache/trmml/data') if root is None else root).expanduser()
 
 # %% ../nbs/01_data.ipynb #3a16e299
 def _pick_instances(
@@ -494,12 +509,6 @@ def _image_folder(
     return named[0] if named else others[0] if alone and len(others) == 1 else folder/(suffix or 'images')
 
 # %% ../nbs/01_data.ipynb #e53a2b8f
-def _sha256(
-    path,     # of a file
-)->str:       # hex
-    "Fingerprint of a file."
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
-
 def _said(
     default,  # {setting: value that is not worth a word}
     given,    # {setting: value}
@@ -507,6 +516,7 @@ def _said(
     "Settings that differ from their defaults, for the variant."
     return ''.join(f',{k}={given[k]}' for k in sorted(default) if given[k] != default[k])
 
+# %% ../nbs/01_data.ipynb #3ca2b92c
 def _crowds_only(
     boxes,    # of the loaded images
 )->int:       # images
@@ -528,7 +538,7 @@ def _coco_parts(
     parts = _read_coco(path, folder, empty, **choices)
     order = choices['order'] or dict(drop='annotation', keep='file')[empty]
     card = {'empty': empty, 'row order': order, 'crowd': choices['crowd'], 'shortest side of a box': choices['least'],
-            'images with crowds only': _crowds_only(parts['boxes']), 'sha256': {Path(path).name: _sha256(path)}}
+            'images with crowds only': _crowds_only(parts['boxes']), 'sha256': {Path(path).name: parts.pop('sha256')}}
     return parts, card, f'empty={empty}' + _said(COCO_DEFAULTS, choices)
 
 # %% ../nbs/01_data.ipynb #b8ef82be
@@ -556,6 +566,7 @@ def _voc_base(
     places = [folder, *sorted(folder.glob('VOC2*')), *sorted(folder.glob('VOCdevkit/VOC2*'))]
     return next((p for p in places if (p/'Annotations').is_dir() and (p/'ImageSets').is_dir()), None)
 
+# %% ../nbs/01_data.ipynb #5890eefa
 def _voc_list(
     base,     # Path that holds ImageSets
     split,    # 'train', 'test' or the name of a list
@@ -574,6 +585,7 @@ def _annotated(
     return parts | dict(paths=[parts['paths'][i] for i in rows], labels=parts['labels'][rows],
                         boxes=_take_boxes(parts['boxes'], rows), sizes=None if parts['sizes'] is None else parts['sizes'][rows])
 
+# %% ../nbs/01_data.ipynb #3d0e2e36
 def _voc_listed(
     base,                   # Path that holds Annotations
     listed,                 # name of a list in ImageSets/Main
@@ -588,6 +600,7 @@ def _voc_listed(
             'sha256': {f'{listed}.txt': _sha256(base/'ImageSets'/'Main'/f'{listed}.txt')}}
     return parts, card, f'difficult={difficult}' + (',empty=drop' if empty == 'drop' else '')
 
+# %% ../nbs/01_data.ipynb #af6b3255
 def _voc_folder(
     folder,     # Path, in VOC format
     split,      # 'train', 'test' or the name of a list
@@ -705,6 +718,7 @@ def _check_settings(
     if wrong: raise ValueError(f'{shown} has no setting {", ".join(wrong)}: it knows {", ".join(known) or "none"}; '
                                'only the doodles have settings of their drawing')
 
+# %% ../nbs/01_data.ipynb #df624ed3
 def _choose(
     name_or_path,   # known name, or path of a folder or table
     name,           # the same, its alias resolved
@@ -731,6 +745,7 @@ def _check_path(
     raise FileNotFoundError(f'{path}: no such folder; it should hold annotations/instances_<split>.json and a '
                             'folder of images (COCO), or Annotations, ImageSets and JPEGImages (VOC)')
 
+# %% ../nbs/01_data.ipynb #a59531a8
 def _open(
     name_or_path,   # known name, or path of a folder or table
     split,          # 'train', 'test' or a name on disk
@@ -767,6 +782,17 @@ def load(
     return Dataset(name=name, split=split, card=card | dict(prompts=prompts), prompts=words if prompts == 'clean' else list(parts['classes']),
                    variant=f'{name},{split},{text},prompts={prompts},content={digest}', **parts)
 
+# %% ../nbs/01_data.ipynb #4799d397
+def download(
+    name,           # a data set, a peer with published lists, or a CLIP such as 'RN101'
+    root=None,      # where data lie; None: TRMML_DATA, else ~/.cache/trmml/data
+    progress=True,  # show bars
+    **how,          # as for `trmml.downloads.download`
+)->Path:            # where the data lie
+    "Download what may be downloaded of a data set; where a licence or a login stands in the way, the error says what to do."
+    from trmml.downloads import download
+    return download(name, root, progress, **how)
+
 # %% ../nbs/01_data.ipynb #0ce050b0
 def check_trainable(
     labels,    # (N, C) in {1, 0, -1}
@@ -792,6 +818,7 @@ def box_pairs(
     starts = np.flatnonzero(np.diff(image*len(ds.classes) + label, prepend=-1))
     return image[starts], label[starts], np.split(xywh, starts[1:]) if len(starts) else []
 
+# %% ../nbs/01_data.ipynb #5e7251d2
 def _cut(
     share,      # (n, 4) boxes as shares of the image
 )->np.ndarray:  # (n,) bool

@@ -13,6 +13,7 @@ import shutil
 import stat
 import tarfile
 import time
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ COCO = ('http://images.cocodataset.org/', 'https://s3.amazonaws.com/images.cocod
 VG = ('https://cs.stanford.edu/people/rak248/VG_100K_2/',)
 GENOME = ('https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset/', 'https://visualgenome.org/static/data/dataset/')
 
+# %% ../nbs/01g_downloads.ipynb #1ee10cb2
 def _file(bases, name, size, sha256, folder, contents, **more):
     "A file that has the same name on all mirrors."
     return File(name.rpartition('/')[2], tuple(b + name for b in bases), size, sha256, folder, contents=contents, **more)
@@ -82,6 +84,7 @@ FILES['vg200'] = FILES['ssgrl'] + FILES['vg200']
 class Refused(Exception):
     "An address cannot give the file: asking again is no use."
 
+# %% ../nbs/01g_downloads.ipynb #11667ad8
 def _start(
     answer,   # of requests
     have,     # bytes in the part file
@@ -126,6 +129,7 @@ def _hash(
     "SHA-256 of a file."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
+# %% ../nbs/01g_downloads.ipynb #d3a58e3f
 def _complaint(
     file,     # File
     path,     # of what came
@@ -174,10 +178,19 @@ def fetch(
         _check_room(path.parent, (file.size or 0) - (part.stat().st_size if part.exists() else 0), file.name)
         for url in file.urls:
             reasons[url] = _try(url, file, part, progress, timeout, attempts, pause)
-            if not reasons[url]: os.replace(part, path); return path
+            if not reasons[url]: os.replace(part, path); _warn_unhashed(file); return path
     told = '; '.join(f'{u}: {r}' for u, r in reasons.items())
     raise ConnectionError(f'{file.name} could not be downloaded ({told}). What came so far is kept and gone on with next time; or download it by hand to {path}')
 
+# %% ../nbs/01g_downloads.ipynb #d3245c3a
+def _warn_unhashed(
+    file,     # File that was fetched
+):
+    "Say what could not be compared."
+    if file.sha256 is None: warnings.warn(f'{file.name}: no hash was published for it, ' + (
+        'only its size was compared' if file.size else 'and no size: nothing was compared'), stacklevel=3)
+
+# %% ../nbs/01g_downloads.ipynb #363565d8
 def _check_room(
     folder,   # that will hold it
     need,     # bytes
@@ -199,6 +212,7 @@ def _check_member(
     if name.startswith(('/', '\\')) or '..' in parts or parts[0].endswith(':'):
         raise ValueError(f'{archive}: holds {name!r}, which leads out of the folder; nothing was unpacked, download it again from its publisher')
 
+# %% ../nbs/01g_downloads.ipynb #f02f246c
 def _members(
     archive,  # open TarFile or ZipFile
 )->list:      # of (name, kind, bytes)
@@ -234,6 +248,7 @@ def _merge(
         to.mkdir(parents=True, exist_ok=True)
         for f in files: os.replace(os.path.join(d, f), to/f)
 
+# %% ../nbs/01g_downloads.ipynb #916a1848
 def unpack(
     path,     # of an archive
     folder,   # to have its contents
@@ -256,6 +271,7 @@ def _done(
     if not file.unpack: return (place/file.name).is_file() and not _complaint(file, place/file.name)
     return (root/'downloads'/f'{file.name}.done').is_file() and (place/file.contents).exists()
 
+# %% ../nbs/01g_downloads.ipynb #8f4d5add
 def _get(
     file, root, keep, progress,
     **how,    # timeout, attempts, pause

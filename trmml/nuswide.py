@@ -40,6 +40,7 @@ def _lines(
     "Lines of a list."
     return [line.strip().replace('\\', '/') for line in _need(path).read_text('utf-8-sig').splitlines() if line.strip()]
 
+# %% ../nbs/01e_nuswide.ipynb #1d0f526c
 def _flags(
     path,       # of a label file
     n,          # lines expected
@@ -86,6 +87,7 @@ def _by_id(
     return {Path(f).stem.rpartition('_')[2]: os.path.relpath(os.path.join(d, f), folder)
             for d, _, files in os.walk(folder) for f in sorted(files) if f.endswith('.jpg')}
 
+# %% ../nbs/01e_nuswide.ipynb #e88c7d58
 def _splc(
     base,       # nuswide
     root,       # of the data, for the lists

@@ -52,6 +52,7 @@ def _text(
         line = raw[:error.start].count(b'\n') + 1
         raise ValueError(f'{path}, row {line}: is not UTF-8 text (byte {raw[error.start]:#x}); save it as "CSV UTF-8"') from error
 
+# %% ../nbs/01b_tables.ipynb #8acf9b07
 def separator(
     text,     # of a CSV file
 )->str:       # ',', ';' or tab
@@ -91,6 +92,7 @@ def split_list(
     names = [] if cell is None or isinstance(cell, float) else [str(n).strip() for n in cell]
     return [n for n in names if n]
 
+# %% ../nbs/01b_tables.ipynb #b57bef5d
 def convert_lists(
     cells,              # N cells
     unlisted,           # 'unknown' or 'negative'
@@ -170,6 +172,7 @@ def find_photo(
             if os.path.isfile(path := os.path.join(folder, form)): return os.path.abspath(path)
     return None
 
+# %% ../nbs/01b_tables.ipynb #74c24a59
 def _paths(
     table,      # from `parse_table`
     folder,     # where paths begin

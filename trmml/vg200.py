@@ -34,6 +34,7 @@ def _file(
     found = [root/d/n for n in names for d in PLACES if (root/d/n).is_file()]
     return found[0] if found else None
 
+# %% ../nbs/01f_vg200.ipynb #b2353a67
 def git_blob(
     path,     # of a file
 )->str:       # hex
@@ -52,6 +53,7 @@ def _list(
     if again: raise ValueError(f'{path}: {again[0]} stands on two lines; keep one of them')
     return names
 
+# %% ../nbs/01f_vg200.ipynb #d258ca41
 def _matrix(
     names,      # N photos
     index,      # {photo: [class numbers]}
@@ -74,11 +76,13 @@ class _Object(msgspec.Struct, gc=False):
     names:list[str] = []
     synsets:list[str] = []
 
+# %% ../nbs/01f_vg200.ipynb #131683a9
 class _Photo(msgspec.Struct, gc=False):
     "A photo of objects.json."
     image_id:int
     objects:list[_Object] = []
 
+# %% ../nbs/01f_vg200.ipynb #bd10e937
 def normal_name(
     name,     # as somebody typed it
 )->str:       # as it is counted; '' for nothing
@@ -86,6 +90,7 @@ def normal_name(
     name = ' '.join(unicodedata.normalize('NFC', name).lower().split())
     return re.sub(r'^[\W_]+|[\W_]+$', '', name)
 
+# %% ../nbs/01f_vg200.ipynb #ad9432bb
 def photo_names(
     photo,          # _Photo
     kind='first',   # 'first' name, or 'synset': the word of the first synset
@@ -145,6 +150,7 @@ def overlaps(
     both = S.T@T
     return words, both/np.maximum(S.sum(0)[:, None] + T.sum(0) - both, 1)
 
+# %% ../nbs/01f_vg200.ipynb #45b6146e
 def pair_names(
     labels,     # (N, C) in {1, -1}
     found,      # N sets of names
@@ -214,6 +220,7 @@ def _derived(
     index = _decode(path, dict[str, list[int]], '{"<photo>.jpg": [class numbers]}')
     return 'derived', names, _matrix(names, index, path, n, n), [path, out/f'{split}_list.txt']
 
+# %% ../nbs/01f_vg200.ipynb #98448db2
 def _class_names(
     root,       # of the data
     source,     # 'sarb', 'ssgrl' or 'derived'
@@ -237,6 +244,7 @@ def _photos(
     second = set(os.listdir(root/'vg'/'VG_100K_2')) if (root/'vg'/'VG_100K_2').is_dir() else set()
     return _check_on_disk(root/'vg', [f'VG_100K{"_2" if n in second else ""}/{n}' for n in names], source)
 
+# %% ../nbs/01f_vg200.ipynb #1668c46b
 def read(
     root,           # Path under which data sets lie
     split,          # 'train' or 'test'
