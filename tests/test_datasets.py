@@ -91,7 +91,7 @@ def coco(root, images, annotations, text=None, suffix='train2014', folder='coco'
                annotations=[dict(id=k, image_id=i, category_id=c, bbox=b, area=b[2]*b[3], iscrowd=crowd, segmentation=[[1, 1, 5, 5, 1, 5]]) for k, (i, c, b, crowd) in enumerate(annotations)],
                categories=[dict(id=c, name=n, supercategory='x') for c, n in ((1, 'person'), (18, 'dog'), (17, 'cat'))])
     for i, w, h in images: photo(base/suffix/f'COCO_{i}.jpg', (w, h))
-    (base/'annotations'/f'instances_{suffix}.json').write_text(text or json.dumps(doc))
+    (base/'annotations'/f'instances_{suffix}.json').write_text(json.dumps(doc) if text is None else text)
     return base
 
 
@@ -319,7 +319,7 @@ def publish(root, photos, classes=200, most=500, kind='ssgrl', tests=10):
     "Lists and labels as SSGRL's repository has them, of made-up classes."
     rng = np.random.RandomState(2)
     ids = [p['image_id'] for p in photos]
-    index = {f'{i}.jpg': sorted(rng.permutation(most)[:int(.45*most)].tolist()) for i in ids}
+    index = {f'{i}.jpg': sorted(rng.permutation(most)[:int(.75*most)].tolist()) for i in ids}
     place = root/('labels/ssgrl' if kind == 'ssgrl' else 'vg200')
     place.mkdir(parents=True)
     for s, some in (('test', ids[:tests]), ('train', ids[tests:])): (place/f'{s}_list_500.txt').write_text(''.join(f'{i}.jpg\n' for i in some))

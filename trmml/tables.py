@@ -155,10 +155,10 @@ def parse_table(
         if not classes: raise ValueError(f'{path}: no row lists a class in column {header[keep[0]]!r}')
     else:
         classes = [header[k] for k in keep]
-        labels = convert_cells([[r[k] for k in keep] for r in cells], classes, rows, path)
+        labels = convert_cells([[str(r[k]) for k in keep] for r in cells], classes, rows, path)
     chosen = np.arange(len(cells)) if at is None else np.array([k for k, r in enumerate(cells) if r[at].strip() == split], int)
     if not len(chosen): raise ValueError(f"{path}: no row has split {split!r}; there are {', '.join(sorted({r[at].strip() for r in cells}))}")
-    return dict(classes=classes, labels=labels[chosen], names=[cells[k][0].strip() for k in chosen], rows=[rows[k] for k in chosen],
+    return dict(classes=classes, labels=labels[chosen], names=[str(cells[k][0]).strip() for k in chosen], rows=[rows[k] for k in chosen],
                 splits=at is not None, lists=len(keep) == 1 and header[keep[0]].lower() in LIST_NAMES)
 
 # %% ../nbs/01b_tables.ipynb #1b61ae29
