@@ -41,8 +41,12 @@ def Y(coco):
 
 
 def text(coco, single):
-    lines = [f'COCO_train2014_{i:012}.jpg,' + (f'{c[s]}' if single else ''.join(f' {k}' for k in c)) for i, c, s in zip(*coco)]
-    return '\n'.join(lines) + '\n'
+    "The file as published: a space after the comma where the first number is shorter than the last."
+    lines = []
+    for i, c, s in zip(*coco):
+        words = [str(c[s])] if single else [str(k) for k in c]
+        lines.append(f'COCO_train2014_{i:012}.jpg,' + ' '*(len(words[0]) < len(words[-1])) + ' '.join(words) + '\n')
+    return ''.join(lines)
 
 
 @pytest.mark.parametrize('name, single', [('splc/coco_train_full.txt', False), ('splc/coco_train_singlelabel.txt', True)])

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import zipfile
+from contextlib import suppress
 import numpy as np
 import pandas as pd
 from pathlib import Path
@@ -90,7 +91,7 @@ def save_cache(
         np.savez(tmp, key=np.array(key), **to_arrays(parts)); os.replace(tmp, file)
         return True
     except OSError:
-        tmp.unlink(missing_ok=True)
+        with suppress(OSError): tmp.unlink(missing_ok=True)
         return False
 
 # %% ../nbs/00b_cache.ipynb #46a4d2f4
