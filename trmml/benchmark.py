@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'PARTS', 'clock', 'alternate', 'machine', 'processor', 'plain_tower', 'plain_positions', 'Peers',
            'random_store', 'backward', 'epoch_work', 'step_work', 'step_parts', 'names_of', 'measure', 'per_image',
            'factors', 'in_words', 'slope', 'grow', 'pictures', 'extraction_work', 'slopes', 'together', 'check_sizes',
-           'growth_figure', 'where_time_goes']
+           'in_ms', 'growth_figure', 'where_time_goes']
 
 # %% ../nbs/15_benchmark.ipynb #62204a5f
 import copy
@@ -319,6 +319,8 @@ def check_sizes(*lists):
         if len(set(sizes)) < 2 or min(sizes) < 1: raise ValueError(f'sizes {sizes}: give at least two different ones, from 1 up')
 
 # %% ../nbs/15_benchmark.ipynb #03d694f5
+def in_ms(s): return f'{1000*s:,.0f} ms' if s >= .1 else f'{1000*s:.3g} ms'
+
 def growth_figure(
     grown:dict,         # what -> table from `grow`
     lines:pd.DataFrame, # from `slopes`
@@ -329,7 +331,7 @@ def growth_figure(
         line = lines.loc[what]; x = np.array([0, t['size'].max()])
         ax.errorbar(t['size'], t['median'], [t['median'] - t.low, t.high - t['median']], fmt='o', ms=4, capsize=2, color='#D55E00')
         ax.plot(x, line.slope*x + line.intercept, color='#0072B2', lw=1)
-        name, unit = what.split(', '); ax.set_title(f'{name}: {1000*line.slope:,.3g} ms each', fontsize=8)
+        name, unit = what.split(', '); ax.set_title(f'{name}: {in_ms(line.slope)} each', fontsize=8)
         ax.set_xlabel(unit, fontsize=8); ax.set(xlim=(0, None), ylim=(0, None)); ax.tick_params(labelsize=7)
     axs[0, 0].set_ylabel('seconds', fontsize=8)
     return fig
@@ -348,7 +350,7 @@ def where_time_goes(
     for part, color in PARTS.items():
         left = shares.loc[:, :part].sum(axis=1) - shares[part]
         ax.barh(labels, shares[part], left=left, color=color, label=part, height=.7)
-    for y, s in enumerate(w.total): ax.text(1.01, y, f'{1000*s:,.3g} ms an image', va='center', fontsize=8)
+    for y, s in enumerate(w.total): ax.text(1.01, y, f'{in_ms(s)} an image', va='center', fontsize=8)
     ax.invert_yaxis(); ax.set(xlim=(0, 1.28), xticks=[0, .5, 1], xticklabels=['0', '50 %', '100 %'])
     ax.legend(ncols=3, fontsize=8, loc='lower center', bbox_to_anchor=(.4, 1.)); ax.spines[['top', 'right']].set_visible(False)
     if title is not None: fig.suptitle(title, fontsize=9)
