@@ -12,6 +12,7 @@ __all__ = ['SAME', 'CHOSEN', 'Run', 'load_clip', 'load_split', 'compute', 'load_
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import platform
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from joblib import Parallel, cpu_count, delayed
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
@@ -62,11 +64,12 @@ class Run:
         if self.views != int(self.views) or self.views < -1: raise ValueError(f'views={self.views}: 0, a number of cached views, or -1 for fresh ones')
         if self.protocol not in ('partial', 'single'): raise ValueError(f"protocol={self.protocol!r}: use 'partial' or 'single'")
 
-    @property
-    def key(self):
-        "Hash of the description: names the result file."
-        said = {k: v for k, v in asdict(self).items() if k != 'views' or v}   # plain runs are named as before there were views
-        return hashlib.sha1(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+# %% ../nbs/13_runs.ipynb #57f1ee7f
+@patch(as_prop=True)
+def key(self:Run):
+    "Hash of the description: names the result file."
+    said = {k: v for k, v in asdict(self).items() if k != 'views' or v}   # plain runs are named as before there were views
+    return hashlib.sha1(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/13_runs.ipynb #706ed325
 @lru_cache(maxsize=4)
@@ -79,11 +82,13 @@ def load_split(dataset, split, root, difficult):
     "A split of the data set of a run."
     return data.load(dataset, split, root, difficult=difficult)
 
+# %% ../nbs/13_runs.ipynb #f6403d10
 def compute(backbone, weights, image_size, device, dataset, split, root, difficult, views=0, progress=False):
     "Features of a split, from files if they are there; live ones wait until they are asked for."
     clip = load_clip(backbone, weights, image_size, device)
+    workers = 0 if multiprocessing.parent_process() else 2   # a process that trains beside others starts none of its own
     return open_views(clip, load_split(dataset, split, root, difficult), views, None if root is None else Path(root)/'features',
-                      progress=progress)
+                      workers=workers, progress=progress)
 
 @lru_cache(maxsize=4)
 def load_features(backbone, weights, image_size, device, dataset, split, root, difficult, views=0):
@@ -222,7 +227,7 @@ def perform_all(
     "Results of many runs; those already there are not run again."
     missing = [r for r in dict.fromkeys(runs) if stored(r, out, root, device) is None]
     n_jobs = n_jobs or (1 if str(device) != 'cpu' else min(cpu_count(), max(len(missing), 1)))
-    if missing: parts(missing[0], root, device, progress)
+    for r in {r.views: r for r in missing}.values(): parts(r, root, device, progress)
     threads = max(1, cpu_count()//n_jobs)
     jobs = (delayed(worker)(r, root, out, device, threads, progress and n_jobs == 1) for r in reversed(missing))   # what a table is about stands last and takes longest
     pool = Parallel(n_jobs, return_as='generator_unordered')
