@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = sorted((ROOT/'nbs').glob('**/[!_.]*.ipynb'))
-COMPANIONS = [p for p in NBS if p.stem.startswith(('table', 'figure', 'choices', 'components', 'doodle_clip'))]
+COMPANIONS = [p for p in NBS if p.stem.startswith(('table', 'figure', 'choices', 'components', 'doodle_clip', 'benchmark', 'views'))]
 LIBRARY = [p for p in NBS if re.match(r'\d\d[a-z]?_', p.name)]
 LONGEST, LARGEST = 25, 200_000                   # lines of a cell, bytes of a notebook
 UNCLEAN = re.compile(r'/home/|/Users/|/root/|/tmp/|/work/|/mnt/|/content/|site-packages|[A-Z]:\\\\|\b0x[0-9a-f]{6,}')
@@ -46,7 +46,7 @@ def test_there_are_notebooks():
 
 def test_there_are_companions():
     stems = {p.stem for p in COMPANIONS}
-    assert {'table1', 'figure4', 'choices', 'components', 'doodle_clip'} <= stems
+    assert {'table1', 'figure4', 'choices', 'components', 'doodle_clip', 'benchmark', 'views'} <= stems
 
 
 @each

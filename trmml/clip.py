@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'OPENAI_MARKS', 'DOODLE_CLIP', 'DOODLE_FILE', 'feature_map', 'position_embedding', 'attention_pool',
            'dense_features', 'Features', 'image_features', 'fold_batchnorm', 'causal_block', 'encode_embeddings',
-           'byte_pairs', 'tokenize', 'read_weights', 'check_fit', 'unpack', 'architecture', 'settings_of', 'resnets',
-           'CLIP', 'square', 'warn_unknown', 'weights_file', 'random_weights', 'stored_weights', 'load',
-           'around_context', 'PromptLearner']
+           'encode_by_length', 'byte_pairs', 'tokenize', 'read_weights', 'check_fit', 'unpack', 'architecture',
+           'settings_of', 'resnets', 'CLIP', 'square', 'warn_unknown', 'weights_file', 'random_weights',
+           'stored_weights', 'load', 'around_context', 'PromptLearner']
 
 # %% ../nbs/03_clip.ipynb #ab180a25
 import copy
@@ -104,32 +104,51 @@ def causal_block(
     block,           # open_clip's ResidualAttentionBlock
     x:Tensor,        # (K, L, width)
     end:Tensor=None, # (K,) the only positions wanted; None: all
-)->Tensor:           # (K, L, width), or (K, 1, width)
+    past=(),         # keys and values (1, P, width) of P tokens that stand before all sentences
+)->tuple:            # (K, L, width), or (K, 1, width); keys and values (K, L, width)
     "One transformer layer with causal attention."
-    a, d, y = block.attn, x.shape[-1], block.ln_1(x)
+    a, d, y, P = block.attn, x.shape[-1], block.ln_1(x), past[0].shape[1] if past else 0
     (wq, wkv), (bq, bkv) = (p.split((d, 2*d)) for p in (a.in_proj_weight, a.in_proj_bias))
-    k, v = (rearrange(t, 'k l (g e) -> k g l e', g=a.num_heads) for t in F.linear(y, wkv, bkv).chunk(2, -1))
-    if end is None: seen = None
-    else:
-        seen = (torch.arange(x.shape[1], device=x.device) <= end[:, None])[:, None, None]   # (K, 1, 1, L)
+    now = F.linear(y, wkv, bkv).chunk(2, -1)
+    both = [torch.cat([p.expand(len(x), -1, -1), t], 1) for p, t in zip(past, now)] if past else now   # (K, P + L, width)
+    seen = torch.ones(x.shape[1], P + x.shape[1], dtype=torch.bool, device=x.device).tril(P)           # (L, P + L)
+    if end is not None:
         x, y = (t[torch.arange(len(t), device=t.device), end][:, None] for t in (x, y))
-    q = rearrange(F.linear(y, wq, bq), 'k l (g e) -> k g l e', g=a.num_heads)
-    o = F.scaled_dot_product_attention(q, k, v, seen, is_causal=seen is None)
+        seen = seen[end][:, None, None]                                                                # (K, 1, 1, P + L)
+    q, k, v = (rearrange(t, 'k l (g e) -> k g l e', g=a.num_heads) for t in (F.linear(y, wq, bq), *both))
+    o = F.scaled_dot_product_attention(q, k, v, seen)
     x = x + block.ls_1(a.out_proj(rearrange(o, 'k g l e -> k l (g e)')))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    return x + block.ls_2(block.mlp(block.ln_2(x))), now
 
 # %% ../nbs/03_clip.ipynb #26a51097
 def encode_embeddings(
-    model,      # open_clip's CLIP
-    x:Tensor,   # (K, L, width) token embeddings, L <= 77
-    end:Tensor, # (K,) position of each end token
-)->Tensor:      # (K, d) text features, not of unit length
+    model,        # open_clip's CLIP
+    x:Tensor,     # (K, L, width) token embeddings, L <= 77
+    end:Tensor,   # (K,) position of each end token
+    shared:int=0, # first vectors that all sentences have in common: computed once
+)->Tensor:        # (K, d) text features, not of unit length
     "Text features of sentences given as vectors: what prompt learning differentiates through."
     L = int(end.max()) + 1
     x = x[:, :L] + model.positional_embedding[:L].to(x.dtype)
-    *blocks, last = model.transformer.resblocks
-    for block in blocks: x = causal_block(block, x)
-    return model.ln_final(causal_block(last, x, end)[:, 0]) @ model.text_projection.to(x.dtype)
+    first, x, past, (*_, last) = x[:1, :shared], x[:, shared:], (), model.transformer.resblocks
+    for block in model.transformer.resblocks:
+        if shared: first, past = causal_block(block, first)
+        x, _ = causal_block(block, x, end - shared if block is last else None, past)
+    return model.ln_final(x[:, 0]) @ model.text_projection.to(x.dtype)
+
+# %% ../nbs/03_clip.ipynb #77131649
+def encode_by_length(
+    model,          # open_clip's CLIP
+    x:Tensor,       # (K, L, width) token embeddings
+    end:Tensor,     # (K,) position of each end token
+    shared:int=0,   # first vectors that all sentences have in common
+    at_once:int=40, # sentences a group on a CPU
+)->Tensor:          # (K, d) text features, not of unit length
+    "As `encode_embeddings`, sentences of like length together."
+    if x.device.type != 'cpu' or len(x) <= at_once: return encode_embeddings(model, x, end, shared)
+    order = end.argsort(stable=True)
+    parts = [encode_embeddings(model, x[rows], end[rows], shared) for rows in order.split(at_once)]
+    return torch.cat(parts)[order.argsort()]
 
 # %% ../nbs/03_clip.ipynb #e9336ee1
 @cache
@@ -251,22 +270,14 @@ class CLIP(nn.Module):
         super().__init__()
         model.visual.to(memory_format=torch.channels_last)   # the order CPUs and GPUs convolve fastest in
         self.model, self.name, self.source = model.requires_grad_(False).eval(), name, source
-        self.image_size, self.compute = image_size, compute
-        self.d, self._folded = model.text_projection.shape[1], []   # in a list, so that it is no submodule
+        self.image_size, self.compute, self.d, self._folded = image_size, compute, model.text_projection.shape[1], ()
 
-    def _apply(self, *args, **kwargs): self._folded = []; return super()._apply(*args, **kwargs)   # moved or converted
+    def _apply(self, *args, **kwargs): self._folded = (); return super()._apply(*args, **kwargs)   # moved or converted
     def train(self, mode=True): return super().train(False)   # frozen: BatchNorm never leaves evaluation mode
 
     device = property(lambda self: self.model.logit_scale.device)
     dtype = property(lambda self: self.compute or self.model.visual.conv1.weight.dtype)
     logit_scale = property(lambda self: self.model.logit_scale.exp().item())   # 100 for OpenAI's weights
-
-    @property
-    def tower(self):
-        "What computes features: the image tower with BatchNorm folded, or as it is while it is being trained."
-        if self.model.visual.conv1.weight.requires_grad: return self.model.visual
-        if not self._folded: self._folded = [fold_batchnorm(self.model.visual)]
-        return self._folded[0]
 
     @cached_property
     def weights_hash(self):
@@ -275,6 +286,15 @@ class CLIP(nn.Module):
         for k, v in sorted(self.model.state_dict().items()):
             h.update(k.encode()); h.update(v.detach().float().cpu().numpy().tobytes())
         return h.hexdigest()
+
+# %% ../nbs/03_clip.ipynb #8d089ce7
+@patch(as_prop=True)
+def tower(self:CLIP):
+    "What computes features: the image tower with BatchNorm folded, or as it is while it is being trained."
+    visual = self.model.visual; state = sum(t._version for t in (*visual.parameters(), *visual.buffers()))
+    if visual.conv1.weight.requires_grad: return visual
+    if self._folded[:1] != (state,): self._folded = (state, fold_batchnorm(visual))   # at first, and when changed in place
+    return self._folded[1]
 
 # %% ../nbs/03_clip.ipynb #cd1ffcdf
 @patch
@@ -400,7 +420,11 @@ class PromptLearner(nn.Module):
         P, C = self.ctx.shape[0], len(self.prefix)
         return torch.cat([self.prefix.expand(P, -1, -1, -1), self.ctx.expand(P, C, -1, -1), self.suffix.expand(P, -1, -1, -1)], 2)
 
-    def forward(self, clip):
-        "(P, C, d) text features, not of unit length, float32."
-        x = rearrange(self.embeddings(), 'p c l w -> (p c) l w')
-        return rearrange(encode_embeddings(clip.model, x, self.end.repeat(len(self.ctx))).float(), '(p c) d -> p c d', p=len(self.ctx))
+# %% ../nbs/03_clip.ipynb #2d8bf8ff
+@patch
+def forward(self:PromptLearner, clip):
+    "(P, C, d) text features, not of unit length, float32."
+    x, (P, own, n, _) = self.embeddings(), self.ctx.shape
+    if own == 1: return torch.stack([encode_by_length(clip.model, p, self.end, 1 + n) for p in x]).float()   # all share a context
+    G = encode_by_length(clip.model, rearrange(x, 'p c l w -> (p c) l w'), self.end.repeat(P), 1)            # the start token
+    return rearrange(G.float(), '(p c) d -> p c d', p=P)

@@ -383,11 +383,10 @@ def find_unreadable(
 def unreadable_error(
     found:list, # of [row, reason]
     n:int,      # images in all
+    remedy='Repair them, drop them from the data set, or pass skip_unreadable=True: then their features are zeros.',
 )->ValueError:
     "The error that names every unreadable image."
-    lines = [f'{len(found)} of {n} images cannot be read:', *(reason for _, reason in sorted(found)),
-             'Repair them, drop them from the data set, or pass skip_unreadable=True: then their features are zeros.']
-    return ValueError('\n'.join(lines))
+    return ValueError('\n'.join([f'{len(found)} of {n} images cannot be read:', *(reason for _, reason in sorted(found)), remedy]))
 
 # %% ../nbs/04_features.ipynb #488b3a41
 def unfinished(

@@ -95,6 +95,7 @@ def train_epoch(
     "One pass over the data."
     r, device, sums, pseudo = method.recipe, device or method.clip.device, {}, torch.zeros(labels.shape, dtype=torch.int8)
     batches = epoch_rows(len(store), r['batch'], seed, epoch)
+    if hasattr(store, 'plan'): store.plan(seed, epoch, batches)   # views change from epoch to epoch, and may be prepared ahead
     method.train(); method.begin_epoch(epoch, epochs)
     for i, rows in enumerate(batches):
         lr = learning_rate(r['schedule'], r['lr'], epoch*len(batches) + i, epochs*len(batches), epochs)

@@ -12,6 +12,7 @@ __all__ = ['SAME', 'CHOSEN', 'Run', 'load_clip', 'load_split', 'compute', 'load_
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import platform
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from joblib import Parallel, cpu_count, delayed
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
@@ -29,12 +31,12 @@ from tqdm import tqdm
 import trmml
 from . import clip as clips
 from . import data
-from .features import extract
 from .companion import project_root
 from .labels import partial, single_positive
 from .learner import fit, predict
 from .methods import METHODS, TITLES, create, find
 from .metrics import evaluate
+from .views import open_views
 
 # %% ../nbs/13_runs.ipynb #7fa6ef92
 @dataclass(frozen=True)
@@ -52,18 +54,22 @@ class Run:
     difficult:str = 'negative' # policy for VOC
     held_out:float = 0.        # share of train to score on instead of test
     version:int = 2            # raised when code changes what a run means
+    views:int = 0              # of train: 0 plain, V cached augmented ones, -1 fresh ones in every epoch
 
     def __post_init__(self):
         object.__setattr__(self, 'settings', tuple(sorted(dict(self.settings).items())))
         find(self.method)      # raises on an unknown name
         if not 0 < self.known <= 1: raise ValueError(f'known={self.known}: a ratio in (0, 1]' + (f'; did you mean {self.known/100:g}?' if self.known > 1 else ''))
         if not 0 <= self.held_out < 1: raise ValueError(f'held_out={self.held_out}: a share in [0, 1)')
+        if self.views != int(self.views) or self.views < -1: raise ValueError(f'views={self.views}: 0, a number of cached views, or -1 for fresh ones')
         if self.protocol not in ('partial', 'single'): raise ValueError(f"protocol={self.protocol!r}: use 'partial' or 'single'")
 
-    @property
-    def key(self):
-        "Hash of the description: names the result file."
-        return hashlib.sha1(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+# %% ../nbs/13_runs.ipynb #57f1ee7f
+@patch(as_prop=True)
+def key(self:Run):
+    "Hash of the description: names the result file."
+    said = {k: v for k, v in asdict(self).items() if k != 'views' or v}   # plain runs are named as before there were views
+    return hashlib.sha1(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/13_runs.ipynb #706ed325
 @lru_cache(maxsize=4)
@@ -76,16 +82,18 @@ def load_split(dataset, split, root, difficult):
     "A split of the data set of a run."
     return data.load(dataset, split, root, difficult=difficult)
 
-def compute(backbone, weights, image_size, device, dataset, split, root, difficult, progress=False):
-    "Features of a split, from files if they are there."
+# %% ../nbs/13_runs.ipynb #f6403d10
+def compute(backbone, weights, image_size, device, dataset, split, root, difficult, views=0, progress=False):
+    "Features of a split, from files if they are there; live ones wait until they are asked for."
     clip = load_clip(backbone, weights, image_size, device)
-    return extract(clip, load_split(dataset, split, root, difficult), root=None if root is None else Path(root)/'features',
-                   progress=progress)
+    workers = 0 if multiprocessing.parent_process() else 2   # a process that trains beside others starts none of its own
+    return open_views(clip, load_split(dataset, split, root, difficult), views, None if root is None else Path(root)/'features',
+                      workers=workers, progress=progress)
 
 @lru_cache(maxsize=4)
-def load_features(backbone, weights, image_size, device, dataset, split, root, difficult):
+def load_features(backbone, weights, image_size, device, dataset, split, root, difficult, views=0):
     "Features of a split, in memory if they fit."
-    return compute(backbone, weights, image_size, device, dataset, split, root, difficult).in_memory()
+    return compute(backbone, weights, image_size, device, dataset, split, root, difficult, views).in_memory()
 
 # %% ../nbs/13_runs.ipynb #f1ce186c
 class Rows:
@@ -93,6 +101,8 @@ class Rows:
     def __init__(self, store, rows): self.store, self.rows = store, torch.as_tensor(rows)
     def __len__(self): return len(self.rows)
     def batch(self, rows, *args, **kwargs): return self.store.batch(self.rows[rows], *args, **kwargs)
+    def plan(self, seed, epoch, batches):
+        if hasattr(self.store, 'plan'): self.store.plan(seed, epoch, [self.rows[b] for b in batches])
 
 def hold_out(
     n:int,        # images
@@ -111,15 +121,15 @@ def observed(run:Run, labels):
 def parts(run:Run, root=None, device='cpu', progress=False):
     "(train store, observed labels, true labels), (test store, labels), train split, CLIP of a run."
     at = (run.backbone, run.weights, run.image_size, device)
-    def features(split):
-        where = (*at, run.dataset, split, root, run.difficult)
+    def features(split, views=0):
+        where = (*at, run.dataset, split, root, run.difficult, views)
         if progress: compute(*where, progress=True)
         return load_features(*where)
     clip, train = load_clip(*at), load_split(run.dataset, 'train', root, run.difficult)
-    store, known = features('train'), observed(run, train.labels)
+    store, known = features('train', run.views), observed(run, train.labels)
     if run.held_out:
         keep, held = hold_out(len(train), run.held_out)
-        return (Rows(store, keep), known[keep], train.labels[keep]), (Rows(store, held), train.labels[held]), train, clip
+        return (Rows(store, keep), known[keep], train.labels[keep]), (Rows(features('train'), held), train.labels[held]), train, clip
     test = load_split(run.dataset, 'test', root, run.difficult)
     return (store, known, train.labels), (features('test'), test.labels), train, clip
 
@@ -217,7 +227,7 @@ def perform_all(
     "Results of many runs; those already there are not run again."
     missing = [r for r in dict.fromkeys(runs) if stored(r, out, root, device) is None]
     n_jobs = n_jobs or (1 if str(device) != 'cpu' else min(cpu_count(), max(len(missing), 1)))
-    if missing: parts(missing[0], root, device, progress)
+    for r in {r.views: r for r in missing}.values(): parts(r, root, device, progress)
     threads = max(1, cpu_count()//n_jobs)
     jobs = (delayed(worker)(r, root, out, device, threads, progress and n_jobs == 1) for r in reversed(missing))   # what a table is about stands last and takes longest
     pool = Parallel(n_jobs, return_as='generator_unordered')
