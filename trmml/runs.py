@@ -55,9 +55,10 @@ class Run:
     held_out:float = 0.        # share of train to score on instead of test
     version:int = 2            # raised when code changes what a run means
     views:int = 0              # of train: 0 plain, V cached augmented ones, -1 fresh ones in every epoch
+    data:tuple = ()            # ((name, value), ...): further settings of trmml.data.load, such as prompts='raw'
 
     def __post_init__(self):
-        object.__setattr__(self, 'settings', tuple(sorted(dict(self.settings).items())))
+        for name in ('settings', 'data'): object.__setattr__(self, name, tuple(sorted(dict(getattr(self, name)).items())))
         find(self.method)      # raises on an unknown name
         if not 0 < self.known <= 1: raise ValueError(f'known={self.known}: a ratio in (0, 1]' + (f'; did you mean {self.known/100:g}?' if self.known > 1 else ''))
         if not 0 <= self.held_out < 1: raise ValueError(f'held_out={self.held_out}: a share in [0, 1)')
@@ -68,7 +69,7 @@ class Run:
 @patch(as_prop=True)
 def key(self:Run):
     "Hash of the description: names the result file."
-    said = {k: v for k, v in asdict(self).items() if k != 'views' or v}   # plain runs are named as before there were views
+    said = {k: v for k, v in asdict(self).items() if v or k not in ('views', 'data')}   # plain runs are named as before there were these
     return hashlib.sha1(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/13_runs.ipynb #706ed325
@@ -78,22 +79,22 @@ def load_clip(backbone, weights, image_size, device):
     return clips.load(backbone, weights or None, image_size, device)
 
 @lru_cache(maxsize=4)
-def load_split(dataset, split, root, difficult):
+def load_split(dataset, split, root, difficult, settings=()):
     "A split of the data set of a run."
-    return data.load(dataset, split, root, difficult=difficult)
+    return data.load(dataset, split, root, difficult=difficult, **dict(settings))
 
 # %% ../nbs/13_runs.ipynb #f6403d10
-def compute(backbone, weights, image_size, device, dataset, split, root, difficult, views=0, progress=False):
+def compute(backbone, weights, image_size, device, dataset, split, root, difficult, views=0, settings=(), progress=False):
     "Features of a split, from files if they are there; live ones wait until they are asked for."
     clip = load_clip(backbone, weights, image_size, device)
     workers = 0 if multiprocessing.parent_process() else 2   # a process that trains beside others starts none of its own
-    return open_views(clip, load_split(dataset, split, root, difficult), views, None if root is None else Path(root)/'features',
+    return open_views(clip, load_split(dataset, split, root, difficult, settings), views, None if root is None else Path(root)/'features',
                       workers=workers, progress=progress)
 
 @lru_cache(maxsize=4)
-def load_features(backbone, weights, image_size, device, dataset, split, root, difficult, views=0):
+def load_features(backbone, weights, image_size, device, dataset, split, root, difficult, views=0, settings=()):
     "Features of a split, in memory if they fit."
-    return compute(backbone, weights, image_size, device, dataset, split, root, difficult, views).in_memory()
+    return compute(backbone, weights, image_size, device, dataset, split, root, difficult, views, settings).in_memory()
 
 # %% ../nbs/13_runs.ipynb #f1ce186c
 class Rows:
@@ -122,15 +123,15 @@ def parts(run:Run, root=None, device='cpu', progress=False):
     "(train store, observed labels, true labels), (test store, labels), train split, CLIP of a run."
     at = (run.backbone, run.weights, run.image_size, device)
     def features(split, views=0):
-        where = (*at, run.dataset, split, root, run.difficult, views)
+        where = (*at, run.dataset, split, root, run.difficult, views, run.data)
         if progress: compute(*where, progress=True)
         return load_features(*where)
-    clip, train = load_clip(*at), load_split(run.dataset, 'train', root, run.difficult)
+    clip, train = load_clip(*at), load_split(run.dataset, 'train', root, run.difficult, run.data)
     store, known = features('train', run.views), observed(run, train.labels)
     if run.held_out:
         keep, held = hold_out(len(train), run.held_out)
         return (Rows(store, keep), known[keep], train.labels[keep]), (Rows(features('train'), held), train.labels[held]), train, clip
-    test = load_split(run.dataset, 'test', root, run.difficult)
+    test = load_split(run.dataset, 'test', root, run.difficult, run.data)
     return (store, known, train.labels), (features('test'), test.labels), train, clip
 
 # %% ../nbs/13_runs.ipynb #c7b2655f
@@ -138,7 +139,7 @@ def identity(run:Run, root=None, device='cpu'):
     "What a run reads, as it is on disk now: the weights, and the variant of each split."
     splits = ('train',) if run.held_out else ('train', 'test')
     return dict(weights_hash=load_clip(run.backbone, run.weights, run.image_size, device).weights_hash,
-                variants={s: load_split(run.dataset, s, root, run.difficult).variant for s in splits})
+                variants={s: load_split(run.dataset, s, root, run.difficult, run.data).variant for s in splits})
 
 def facts(train, test_rows):
     "What a result file says besides numbers and what was read: enough to repeat it."
@@ -205,7 +206,7 @@ def trained(run:Run, out='results', root=None, device='cpu'):
     "The trained method of a run, from its file; trains it if there is none."
     path = Path(out)/'runs'/f'{run.key}.safetensors'
     if not path.exists() or stored(run, out, root, device) is None: perform(run, root, out, device)
-    clip, train = load_clip(run.backbone, run.weights, run.image_size, device), load_split(run.dataset, 'train', root, run.difficult)
+    clip, train = load_clip(run.backbone, run.weights, run.image_size, device), load_split(run.dataset, 'train', root, run.difficult, run.data)
     method = create(run.method, clip, train.prompts, **{'seed': run.seed, **dict(run.settings)})
     method.load_state_dict(load_file(path, device=str(device)))
     return method.eval()
