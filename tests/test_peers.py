@@ -477,3 +477,9 @@ def test_defaults_are_the_official_ones():
 @pytest.mark.parametrize('name', TRIALS)
 def test_no_method_gets_more_trials(name):
     assert len(trials(name)) == 12 == len({json.dumps(t, sort_keys=True) for t in trials(name)}) and name in METHODS
+
+
+def test_a_method_of_ones_own_is_short():
+    cells = json.loads((Path(__file__).resolve().parents[1]/'nbs'/'28_own_method.ipynb').read_text())['cells']
+    own = [''.join(c['source']) for c in cells if 'register(' in ''.join(c['source']) and c['cell_type'] == 'code']
+    assert len(own) == 1 and 'class TopPositions(Method)' in own[0] and len([l for l in own[0].splitlines() if l.strip()]) <= 40
