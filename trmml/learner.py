@@ -160,11 +160,9 @@ def fit(
     if not method.trainable: return []
     if len(labels) != len(store): raise ValueError(f'{len(labels)} rows of labels for {len(store)} images: they must match')
     if method.members: return fit_members(method, store, labels, seed, valid, truth, checkpoint, every, progress)
-    given, epochs = torch.as_tensor(labels), method.recipe['epochs']
-    store, labels = method.training_set(store, given)
-    warn_untaught(labels, method.classes)
-    truth = None if truth is None or labels is not given else torch.as_tensor(truth)
-    opt = optimizer(method); log = load_checkpoint(checkpoint, method, opt)
+    given = torch.as_tensor(labels); store, labels = method.training_set(store, given)
+    warn_untaught(labels, method.classes); epochs = method.recipe['epochs']
+    truth = torch.as_tensor(truth) if truth is not None and labels is given else None; opt = optimizer(method); log = load_checkpoint(checkpoint, method, opt)
     bar = tqdm(range(len(log), epochs), initial=len(log), total=epochs, desc=type(method).__name__, disable=not progress, mininterval=2)
     for epoch in bar:
         log.append(train_epoch(method, opt, store, labels, epoch, epochs, seed, truth=truth))

@@ -58,7 +58,7 @@ class Method(nn.Module):
 def text(self:Method):
     "Text features of the classes; remembered at inference."
     if self.training or torch.is_grad_enabled(): return self.encode_text()
-    if self._text is None: self._text = self.encode_text()
+    if self._text is None: self._text = self.encode_text().detach()   # not a parameter, even if `encode_text` gives one
     return self._text
 
 # %% ../nbs/09b_method.ipynb #7080432f
