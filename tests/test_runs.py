@@ -326,7 +326,7 @@ def test_ratio(world, known):
 
 
 def test_unknown_method(world):
-    with pytest.raises(ValueError, match="unknown method 'trml': use one of trmml, dualcoop, zeroshot"): run(world, 'trml')
+    with pytest.raises(ValueError, match="unknown method 'trml': use one of trmml, dualcoop, .*zeroshot"): run(world, 'trml')
 
 
 @pytest.mark.parametrize('settings, message', [(dict(held_out=1.), 'held_out=1.0: a share'), (dict(protocol='all'), "protocol='all': use")])
@@ -385,7 +385,7 @@ def wrong_weights(path):
     (dict(weights='wrong.safetensors'), ValueError, r'wrong\.safetensors is not a doodle-clip: its .* doodle-clip needs'),
     (dict(weights='gone.safetensors'), ValueError, r"weights '.*gone\.safetensors' of doodle-clip: neither a file nor a tag"),
     (dict(epoch=3), TypeError, "TRMML has no setting 'epoch'"),
-    (dict(epochs=2, optimizer='lion'), ValueError, "optimizer 'lion': use 'adamw' or 'sgd'"),
+    (dict(epochs=2, optimizer='lion'), ValueError, "optimizer 'lion': use 'adamw', 'adam' or 'sgd'"),
     (dict(prototypes='all'), ValueError, "prototypes='all': use"),
 ], ids=str)
 def test_broken_settings(world, tmp_path, given, error, message):

@@ -291,7 +291,7 @@ class CLIP(nn.Module):
 @patch(as_prop=True)
 def tower(self:CLIP):
     "What computes features: the image tower with BatchNorm folded, or as it is while it is being trained."
-    visual = self.model.visual; state = sum(t._version for t in (*visual.parameters(), *visual.buffers()))
+    visual = self.model.visual; state = sum(t._version for t in (*visual.parameters(), *visual.buffers()) if not t.is_inference())   # those cannot tell
     if visual.conv1.weight.requires_grad: return visual
     if self._folded[:1] != (state,): self._folded = (state, fold_batchnorm(visual))   # at first, and when changed in place
     return self._folded[1]

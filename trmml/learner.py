@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['learning_rate', 'optimizer', 'TensorStore', 'predict', 'epoch_rows', 'train_epoch', 'save_checkpoint',
-           'load_checkpoint', 'warn_untaught', 'fit']
+           'load_checkpoint', 'warn_untaught', 'fit_members', 'fit']
 
 # %% ../nbs/12_learner.ipynb #e21ed945
 import math
@@ -48,8 +48,9 @@ def optimizer(method):
     groups = method.parameter_groups() if hasattr(method, 'parameter_groups') else [p for p in method.parameters() if p.requires_grad]
     common = dict(lr=r['lr'], weight_decay=r['weight_decay'], fused=True)   # one pass over each tensor
     if r['optimizer'] == 'adamw': return torch.optim.AdamW(groups, **common)
+    if r['optimizer'] == 'adam': return torch.optim.Adam(groups, **common)   # decay added to the gradient
     if r['optimizer'] == 'sgd': return torch.optim.SGD(groups, momentum=.9, **common)
-    raise ValueError(f"optimizer {r['optimizer']!r}: use 'adamw' or 'sgd'")
+    raise ValueError(f"optimizer {r['optimizer']!r}: use 'adamw', 'adam' or 'sgd'")
 
 # %% ../nbs/12_learner.ipynb #b61c1e62
 class TensorStore:
@@ -72,7 +73,7 @@ def predict(
     progress=False,
 )->Tensor:           # (N, C) float32 probabilities on the CPU
     "Scores of all rows of a store."
-    method.eval(); device = device or method.clip.device
+    method.eval(); device, store = device or method.clip.device, method.scoring_set(store)
     rows = torch.arange(len(store)).split(batch)
     return torch.cat([method.scores(store.batch(r, device)).float().cpu() for r in tqdm(rows, desc='predict', disable=not progress)])
 
@@ -98,10 +99,12 @@ def train_epoch(
     if hasattr(store, 'plan'): store.plan(seed, epoch, batches)   # views change from epoch to epoch, and may be prepared ahead
     method.train(); method.begin_epoch(epoch, epochs)
     for i, rows in enumerate(batches):
-        lr = learning_rate(r['schedule'], r['lr'], epoch*len(batches) + i, epochs*len(batches), epochs)
+        step, steps = epoch*len(batches) + i, epochs*len(batches)
+        lr = learning_rate(r['schedule'], r['lr'], step, steps, epochs)
         for g in opt.param_groups: g['lr'] = lr*g.get('lr_factor', 1.)
+        method.before_step(opt, step, steps, rows)
         terms = method.loss(store.batch(rows, device), labels[rows].to(device, non_blocking=True))
-        opt.zero_grad(set_to_none=True); terms['total'].backward(); opt.step()
+        opt.zero_grad(set_to_none=True); terms['total'].backward(); opt.step(); method.after_step()
         for k, v in terms.items(): sums[k] = sums.get(k, 0) + v.detach()*len(rows)/len(store)
         if truth is not None and getattr(method, 'pseudo', None) is not None: pseudo[rows] = method.pseudo.cpu()
     log = dict(epoch=epoch, lr=lr, **{k: float(v) for k, v in sums.items()})
@@ -136,6 +139,13 @@ def warn_untaught(
     if never: warnings.warn(f'{len(never)} of {len(classes)} classes are never positive among the known labels and cannot be learned: '
                             + ', '.join(map(str, never)), stacklevel=3)
 
+# %% ../nbs/12_learner.ipynb #2b542c85
+def fit_members(method, store, labels, seed, valid, truth, checkpoint, every, progress):
+    "Train the members of an ensemble, in their order."
+    part = lambda i: None if checkpoint is None else Path(checkpoint).with_suffix(f'.{i}.ckpt')
+    return [dict(row, member=type(m).__name__) for i, m in enumerate(method.members)
+            for row in fit(m, store, labels, seed, valid, truth, part(i), every, progress)]
+
 # %% ../nbs/12_learner.ipynb #5bfb007e
 def fit(
     method,              # a Method; its recipe says how it is trained
@@ -150,11 +160,11 @@ def fit(
 )->list:                 # of dict, one an epoch
     "Train a method in place; the last epoch is the result."
     if not method.trainable: return []
-    labels, epochs = torch.as_tensor(labels), method.recipe['epochs']
     if len(labels) != len(store): raise ValueError(f'{len(labels)} rows of labels for {len(store)} images: they must match')
-    warn_untaught(labels, method.classes)
-    truth = None if truth is None else torch.as_tensor(truth)
-    opt = optimizer(method); log = load_checkpoint(checkpoint, method, opt)
+    if method.members: return fit_members(method, store, labels, seed, valid, truth, checkpoint, every, progress)
+    given = torch.as_tensor(labels); store, labels = method.training_set(store, given)
+    warn_untaught(labels, method.classes); epochs = method.recipe['epochs']
+    truth = torch.as_tensor(truth) if truth is not None and labels is given else None; opt = optimizer(method); log = load_checkpoint(checkpoint, method, opt)
     bar = tqdm(range(len(log), epochs), initial=len(log), total=epochs, desc=type(method).__name__, disable=not progress, mininterval=2)
     for epoch in bar:
         log.append(train_epoch(method, opt, store, labels, epoch, epochs, seed, truth=truth))

@@ -28,6 +28,8 @@ class Method(nn.Module):
     "Base of all methods: a frozen CLIP, class names, a recipe; subclasses give `encode_text`, `loss` and `scores`."
     recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40, batch=128)
     trainable = True   # False: zero-shot, nothing to fit
+    members = ()       # methods that are trained one by one, of an ensemble
+    uncounted = ()     # beginnings of names of parameters that are copies, or stand-ins for CLIP's
 
     def __init__(self,
         clip:CLIP,         # frozen
@@ -56,8 +58,24 @@ class Method(nn.Module):
 def text(self:Method):
     "Text features of the classes; remembered at inference."
     if self.training or torch.is_grad_enabled(): return self.encode_text()
-    if self._text is None: self._text = self.encode_text()
+    if self._text is None: self._text = self.encode_text().detach()   # not a parameter, even if `encode_text` gives one
     return self._text
+
+# %% ../nbs/09b_method.ipynb #7080432f
+@patch
+def training_set(self:Method, store, labels):
+    "What `fit` trains on, asked once before training: these or others."
+    return store, labels
+
+@patch
+def scoring_set(self:Method, store):
+    "What `predict` reads, asked once before scoring: this store or another of as many rows."
+    return store
+
+@patch
+def before_step(self:Method, opt, step, steps, rows): "Called before the loss of a step out of `steps`, with the rows of its images."
+@patch
+def after_step(self:Method): "Called after the optimiser has moved the parameters."
 
 # %% ../nbs/09b_method.ipynb #3800a2c5
 def count_parameters(
@@ -65,7 +83,7 @@ def count_parameters(
     left_out:tuple=('token_embedding.weight', 'visual.attnpool.positional_embedding'), # of CLIP's parameters
 )->dict:    # learnable, frozen, total
     "Numbers of parameters, counted as in Table 5."
-    learnable = sum(p.numel() for p in method.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in method.parameters() if not p.requires_grad)
-    frozen += sum(p.numel() for k, p in method.clip.model.named_parameters() if k not in left_out)
+    clip = {f'clip.{k}': p for k, p in method.clip.model.named_parameters() if k not in left_out}
+    counted = [p for k, p in (*method.named_parameters(), *clip.items()) if not k.startswith(tuple(method.uncounted))]
+    learnable, frozen = (sum(p.numel() for p in counted if p.requires_grad is b) for b in (True, False))
     return dict(learnable=learnable, frozen=frozen, total=learnable + frozen)

@@ -29,8 +29,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 import trmml
-from . import clip as clips
-from . import data
+from . import clip as clips, data
 from .companion import project_root
 from .labels import partial, single_positive
 from .learner import fit, predict

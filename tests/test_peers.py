@@ -1,0 +1,485 @@
+"""The CLIP-based peers: published numbers, slow references, training through the one learner."""
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+import trmml.clip
+from trmml import data, runs
+from trmml.labels import partial, single_positive
+from trmml.learner import TensorStore, fit, optimizer, predict
+from trmml.method import count_parameters
+from trmml.methods import METHODS, OFFICIAL, TITLES, TRIALS, arguments, create, find, trials
+from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, position_shift
+from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept
+from trmml.methods.scpnet import (SCPNet, SETTINGS, Views, adjacency, calibration, consistency, hard_targets, one_cycle,
+                                  paths_of, splc_loss, thresholds)
+from trmml.methods.taidpt import TaIDPT, caption_labels, ensemble, local_scores, phrases, SYNONYMS, unplaced_features
+from trmml.metrics import average_precision, mean_ap
+
+VOC = Path(__file__).resolve().parents[2]/'shared'/'data'/'voc2007_test_scores.npz'
+NAMES = ['cat', 'dog', 'bus', 'person', 'sofa', 'chair']
+TREE = (['farm', 'street', 'living room', 'person'], [0, 0, 1, 3, 2, 2])
+SETUP = {'hspnet': dict(parents=TREE, hidden=32), 'hspnet-frozen': dict(parents=TREE, hidden=32), 'scpnet': dict(hidden=32),
+         'scpnet-frozen': dict(hidden=32), 'taidpt': dict(n_captions=200, batch=128), 'taiadapter': dict(n_captions=200, batch=128),
+         **{k: dict(text_settings=dict(n_captions=200, batch=128)) for k in ('taidpt+dualcoop', 'taidpt+trmml', 'taiadapter+dualcoop')}}
+TRAINED = [m for m in METHODS if find(m)[0].trainable]
+FROZEN = [m for m in TRAINED if m not in ('scpnet', 'hspnet')]
+
+
+class Shapes(trmml.clip.CLIP):
+    "A CLIP of which only the shapes and the token embedding exist."
+    logit_scale = 100.
+    def text(self, said): return torch.zeros(len(said), self.d)
+
+
+def shapes(name):
+    with torch.device('meta'): model = trmml.clip.architecture(name)
+    model.token_embedding = nn.Embedding.from_pretrained(torch.zeros(model.token_embedding.weight.shape))
+    model.logit_scale = nn.Parameter(torch.tensor(math.log(100)))
+    return Shapes(model, name, 'shapes alone', 448)
+
+
+@pytest.fixture(scope='module')
+def rn101(): return shapes('RN101')
+
+
+@pytest.fixture(scope='module')
+def rn50(): return shapes('RN50')
+
+
+@pytest.fixture(scope='module')
+def clip(): return trmml.clip.load('doodle-clip')
+
+
+@pytest.fixture(scope='module')
+def world(clip):
+    "Planted features: 60 pictures of 4 x 4 positions, and their labels."
+    g = torch.Generator().manual_seed(0)
+    G = normalize(clip.text([f'a photo of a {c}.' for c in NAMES]), dim=-1)
+    y = (torch.rand(60, 6, generator=g) < .4).to(torch.int8)*2 - 1
+    f = .3*torch.randn(60, clip.d, 4, 4, generator=g)/clip.d**.5
+    f.flatten(2)[:, :, 0] += torch.einsum('nc,cd->nd', (y == 1).float(), G)
+    return TensorStore(f, f.mean((2, 3))), y
+
+
+def learnable(method): return count_parameters(method)['learnable']
+def many(n): return [f'class {i}' for i in range(n)]
+
+
+# ---- 1: masks
+
+def test_masks_of_voc():
+    "Ratios of the published masks; the counts of positives and negatives need the labels themselves."
+    known = [(partial(np.ones((5011, 20), np.int8), p/10) == 1).mean() for p in range(1, 10)]
+    assert [round(k, 4) for k in known] == [.1009, .2016, .3010, .3998, .5005, .6015, .6997, .7996, .8998]
+    assert 740 + 9368 == round(known[0]*5011*20) and 3674 + 46489 == round(known[4]*5011*20)
+
+
+@pytest.mark.skipif(not (data.data_root()/'VOCdevkit'/'VOC2007').is_dir(), reason='VOC 2007 is not on this machine')
+def test_known_labels_of_voc():
+    train, test = (data.load('voc2007', s).labels for s in ('train', 'test'))
+    assert ((train == 1).sum(), (test == 1).sum()) == (7306, 7013)
+    for p, pos, neg in (.1, 740, 9368), (.5, 3674, 46489):
+        Y = partial(train, p); assert ((Y == 1).sum(), (Y == -1).sum()) == (pos, neg)
+
+
+@pytest.mark.skipif(not VOC.exists(), reason='shared/data/voc2007_test_scores.npz is not beside the repository')
+def test_positives_of_voc(): assert (np.load(VOC)['targets'] == 1).sum() == 7013
+
+
+# ---- 2, 5, 6: sizes
+
+def test_sizes_of_prompts(rn101, rn50):
+    assert learnable(DualCoOp(rn101, many(80))) == 1_310_720 == 1.25*2**20
+    assert round(count_parameters(DualCoOp(rn101, many(80)))['total']/2**20, 2) == 91.17
+    assert learnable(DualCoOp(rn101, many(20))) == 327_680
+    assert learnable(DualCoOp(rn101, many(80), class_specific=False)) == 16_384 == learnable(TaIDPT(rn50, many(80)))
+    assert learnable(DualCoOpTaI(rn101, many(80))) == 1_310_720 + 2
+    assert learnable(DualCoOpBaseline(rn101, many(80))) == 1_310_720 + 1
+
+
+def test_sizes_of_scpnet(rn101, rn50):
+    small, large = SCPNet(rn50, many(80), like='coco'), SCPNet(rn101, many(80), like='coco')
+    size = lambda part: sum(p.numel() for p in part.parameters())
+    assert [round(size(p)/1e6, 2) for p in (small.core.visual, small.core.gcn, large.core.visual, large.core.gcn)] == [38.32, 8.39, 56.26, 6.29]
+    assert size(small.core.prompts) == 2048
+    assert [round(count_parameters(large)[k]/2**20, 2) for k in ('learnable', 'total')] == [59.66, 96.02]
+    frozen = SCPNet(rn101, many(80), like='coco', tower='frozen')
+    assert learnable(frozen) == size(large.core.gcn) + 2048 and count_parameters(frozen)['total'] > count_parameters(large)['learnable']
+
+
+def test_sizes_of_hspnet(rn50):
+    method = HSPNet(rn50, many(80))
+    assert sum(p.numel() for p in method.core.meta.parameters()) == 6_295_552
+    assert method.core.A.shape == (80, 80) and method.core.A_P.shape == (12, 12)
+
+
+# ---- 3: positions
+
+def test_numbers_of_positions(rn101, rn50, clip):
+    assert position_shift(rn101, 14, 14).shape == (197, 512)
+    f = torch.randn(1, 128, 14, 14)
+    assert DualCoOp(clip, NAMES).positions(f).shape[1] == 197 and DualCoOpTaI(clip, NAMES).positions(f).shape[1] == 196
+    visual, x = rn50.model.visual, torch.zeros(1, 3, 224, 224, device='meta')
+    assert trmml.clip.dense_features(visual.attnpool, trmml.clip.feature_map(visual, x)).flatten(2).shape == (1, 1024, 49)
+    assert TaIDPT(clip, NAMES).grained(torch.randn(1, 3, 224, 224))[2].shape == (1, 6, 49)
+
+
+# ---- 4: equal prompts
+
+@pytest.mark.parametrize('kind', [DualCoOp, DualCoOpTaI, DualCoOpBaseline])
+def test_equal_prompts_cannot_decide(kind, clip):
+    method = kind(clip, NAMES)
+    with torch.no_grad(): method.prompts.ctx[1] = method.prompts.ctx[0]
+    torch.testing.assert_close(method.eval().scores(torch.randn(2, 3, 64, 64)), torch.full((2, 6), .5))
+
+
+# ---- 5, 6: graphs and families
+
+@pytest.mark.parametrize('name, C, published', [('coco', 80, .4682), ('voc', 20, .4224), ('nus', 81, .5219), ('cub', 312, .0441)])
+def test_graph_of_scpnet(name, C, published):
+    R = .6 + .3*torch.rand(C, C, generator=torch.Generator().manual_seed(C)); R = ((R + R.T)/2).fill_diagonal_(1.)
+    A = adjacency(R, SETTINGS[name]['keep']); S = calibration(A, SETTINGS[name]['temperature'])
+    torch.testing.assert_close(A.sum(1), torch.ones(C)); torch.testing.assert_close(A.diag(), torch.full((C,), .8))
+    assert ((A > 0).sum(1) == SETTINGS[name]['keep']).all() and (A[A == 0] == S[A == 0]).all()
+    assert S.diag().mean().item() == pytest.approx(published, abs=5e-5)
+    i = 3; row = np.where(A[i].numpy() > 0, np.exp(A[i].double().numpy()/SETTINGS[name]['temperature']), 0)
+    np.testing.assert_allclose(S[i], row/row.sum(), rtol=1e-4)
+
+
+def test_counts_of_hspnet():
+    assert [kept(n) for n in (12, 4, 6, 20)] == [9, 3, 4, 15] and [kept(n) for n in (80, 20, 81, 312)] == [60, 15, 60, 234]
+    counts = {k: np.bincount(family(k, n)[1].numpy()).tolist() for k, n in dict(coco=80, voc=20, nus=81, cub=312).items()}
+    assert counts['coco'] == [1, 8, 5, 10, 5, 10, 7, 10, 6, 6, 5, 7] and counts['voc'] == [7, 6, 6, 1]
+    assert counts['nus'] == [9, 1, 33, 4, 33, 1] and sum(counts['cub']) == 312 and len(counts['cub']) == 20
+    nus = '242444422424224440404044444222224224532222342302222404422014242003244244424220424'
+    assert family('nus', 81)[1].tolist() == [int(c) for c in nus]
+
+
+# ---- 7: SPLC
+
+def test_splc_against_the_definition():
+    rng = np.random.RandomState(0); z, Y = rng.randn(5, 7)*2, rng.randint(-1, 2, (5, 7))
+    for epoch in 0, 1, 5:
+        for assume in True, False:
+            total = 0.
+            for b in range(5):
+                for c in range(7):
+                    y, s = Y[b, c], z[b, c] - (Y[b, c] == 1); p = 1/(1 + math.exp(-s))
+                    found = y == 0 and p > .6 and epoch >= 1
+                    if y == 0 and not found and not assume: continue
+                    total -= (1 - p)**2*math.log(p) if y == 1 or found else p**2*math.log(1 - p)
+            assert splc_loss(torch.tensor(z), torch.tensor(Y), epoch, assume).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_splc_without_labels():
+    z, none = torch.tensor([[1.5, -.5, .2, .6]]), torch.zeros(1, 4, dtype=torch.int8); p = z.sigmoid()
+    torch.testing.assert_close(splc_loss(z, none, 0), -(p**2*(1 - p).log()).sum())
+    found = torch.tensor([[True, False, False, True]])          # sigmoid(.6) = .646: no margin is taken off
+    torch.testing.assert_close(splc_loss(z, none, 1), -torch.where(found, (1 - p)**2*p.log(), p**2*(1 - p).log()).sum())
+
+
+def test_splc_has_gradient_through_its_focus():
+    z = torch.tensor([[.3]], requires_grad=True); splc_loss(z, torch.tensor([[-1]]), 0).backward()
+    p = 1/(1 + math.exp(-.3))
+    assert z.grad.item() == pytest.approx(p*(1 - p)*(-2*p*math.log(1 - p) + p**2/(1 - p)), rel=1e-5)
+
+
+# ---- SCPNet's consistency, in loops
+
+def slow_consistency(p, z, S, n, N, K, Y):
+    B, C = p.shape; a = [max(n[c]/max(max(n), K*N - sum(n), 1), 1/C) for c in range(C)]
+    hard, soft, said = 0., 0., np.zeros((B, C), bool)
+    for b in range(B):
+        top = sorted(range(C), key=lambda c: -p[b, c])[:K]
+        sure = [c for c in top if p[b, c] >= .95*a[c]/(2 - a[c])]
+        for c in range(C): said[b, c] = (c in sure or Y[b, c] == 1) and Y[b, c] != -1
+        if not sure: continue
+        for c in range(C):
+            q = 1/(1 + math.exp(-z[b, c])); r = sum(S[c, j]*p[b, j] for j in range(C))
+            hard -= math.log(q) if said[b, c] else math.log(1 - q)
+            soft -= r*math.log(q) + (1 - r)*math.log(1 - q)
+    return hard, soft, said
+
+
+def test_consistency_against_loops():
+    rng = np.random.RandomState(1); p, z, Y = rng.rand(6, 5), rng.randn(6, 5), rng.randint(-1, 2, (6, 5))
+    S = calibration(adjacency(torch.rand(5, 5).fill_diagonal_(1.), 4), .3).double(); n = np.array([30, 5, 0, 12, 2])
+    hard, soft, said = slow_consistency(p, z, S.numpy(), n.tolist(), 40, 2, Y)
+    tau = thresholds(torch.tensor(n), 40, 2).double()
+    y, use = hard_targets(torch.tensor(p), tau, 2, torch.tensor(Y))
+    np.testing.assert_array_equal(y, said)
+    assert consistency(torch.tensor(z), y, use).item() == pytest.approx(hard, rel=1e-5)
+    assert consistency(torch.tensor(z), torch.tensor(p) @ S.T, use).item() == pytest.approx(soft, rel=1e-5)
+
+
+def test_memory_of_scpnet(clip, world):
+    "What is remembered of a picture is its last hard label; thresholds follow."
+    method = SCPNet(clip, NAMES, tower='frozen', hidden=32); store, labels = world
+    with pytest.warns(UserWarning, match='one view three times'): method.training_set(store, labels)
+    rows = torch.tensor([3, 7]); method.before_step(optimizer(method), 0, 10, rows)
+    method.loss(store.batch(rows), labels[rows])
+    said = method.memory.nonzero()[:, 0].unique().tolist(); assert set(said) <= {3, 7} and said
+    assert (method.memory[rows] | (labels[rows] != 1)).all() and not (method.memory[rows] & (labels[rows] == -1)).any()
+    before = method.memory.clone(); method.loss(store.batch(torch.tensor([0, 1])), labels[:2])   # outside of training
+    assert torch.equal(method.memory, before)
+
+
+# ---- 8: schedules
+
+def trace(method, steps_an_epoch, loops, epochs):
+    opt = optimizer(method); out = []
+    for e in epochs:
+        method.before_step(opt, e*steps_an_epoch, loops*steps_an_epoch, None)
+        out.append({round(g['lr_factor'], 3): g['lr'] for g in opt.param_groups} | dict(beta=opt.param_groups[0]['betas'][0]))
+    return out
+
+
+def test_learning_rates_of_scpnet(clip):
+    out = trace(SCPNet(clip, NAMES, like='coco', hidden=8), 642, 60, range(17))
+    assert [f'{t[1.]:.1e}' for t in out[:5]] == ['1.2e-06', '1.5e-06', '2.3e-06', '3.6e-06', '5.4e-06']
+    assert f'{out[15][1.]:.1e}' == '3.0e-05' == f'{out[16][1.]:.1e}'
+    assert all(t[.333] == pytest.approx(t[1.]/3) for t in out)      # the graph network's own
+    assert out[0]['beta'] == pytest.approx(.95) and out[16]['beta'] == pytest.approx(.85, abs=1e-4)
+
+
+def test_learning_rates_of_hspnet(rn50):
+    out = trace(HSPNet(rn50, many(80), hidden=8), 642, 60, [0, 1, 2, 3, 16])
+    assert [f'{t[1.]:.1e}' for t in out] == ['4.0e-06', '4.9e-06', '7.7e-06', '1.2e-05', '1.0e-04']
+    assert all(t[5.] == pytest.approx(5*t[1.]) for t in out)
+
+
+def test_one_cycle_is_that_of_pytorch():
+    opt = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=1.); s = torch.optim.lr_scheduler.OneCycleLR(opt, 1., 150, pct_start=.2)
+    for i in range(150):
+        f, b = one_cycle(i, 150); g = opt.param_groups[0]
+        assert f == pytest.approx(g['lr'], abs=1e-9) and b == pytest.approx(g['betas'][0], abs=1e-9), i
+        opt.step(); s.step() if i < 149 else None
+
+
+def test_decay_spares_vectors(clip):
+    method = HSPNet(clip, NAMES, TREE, hidden=8); groups = method.parameter_groups()
+    assert sum(len(g['params']) for g in groups) == len([p for p in method.core.parameters() if p.requires_grad])
+    for g in groups: assert all((p.ndim == 1) == (g['weight_decay'] == 0.) for p in g['params'])
+    opt = optimizer(method); assert type(opt).__name__ == 'Adam' and {g['weight_decay'] for g in opt.param_groups} == {0., 1e-4}
+
+
+# ---- the average, BatchNorm
+
+def test_average_of_weights(clip):
+    method = SCPNet(clip, NAMES, hidden=8, tower='frozen', batch=20)
+    start = method.core.prompts.ctx.detach().clone(); method.before_step(optimizer(method), 0, 3*method.recipe['epochs'], None)
+    move = torch.linspace(-1, 1, 128).expand_as(start)         # a constant would be lost in the layer norm
+    with torch.no_grad(): method.core.prompts.ctx += move
+    method.after_step()
+    torch.testing.assert_close(method.ema.prompts.ctx - start, (1 - .82**(1/3))*move, atol=1e-6, rtol=1e-4)   # three steps an epoch
+    x = torch.randn(2, 3, 64, 64); z = method.eval().logits(x)
+    method.averaged = False; assert not torch.allclose(z, method.logits(x))
+
+
+@pytest.mark.parametrize('name', ['scpnet', 'hspnet'])
+def test_batchnorm_wakes_up_in_the_second_epoch(name, clip):
+    method = create(name, clip, NAMES, **SETUP[name]); x = torch.randn(4, 3, 64, 64); bn = method.core.visual.bn1
+    before = bn.running_mean.clone(), clip.model.visual.bn1.running_mean.clone()
+    method.train(); method.begin_epoch(0, 2); method.loss(x, torch.zeros(4, 6, dtype=torch.int8)); assert torch.equal(bn.running_mean, before[0])
+    method.train(); method.begin_epoch(1, 2); method.loss(x, torch.zeros(4, 6, dtype=torch.int8)); assert not torch.equal(bn.running_mean, before[0])
+    assert torch.equal(clip.model.visual.bn1.running_mean, before[1])              # the frozen CLIP is another
+    method.eval(); assert not bn.training and not method.ema.training
+
+
+# ---- 9: ensembles
+
+@pytest.mark.skipif(not VOC.exists(), reason='shared/data/voc2007_test_scores.npz is not beside the repository')
+def test_published_ensemble():
+    z = np.load(VOC); y = np.where(z['targets'] == 1, 1, -1)
+    tai, dual = (z['tai_global'] + z['tai_local'])/2, z['dualcoop_local']
+    percent = lambda s, labels=y: round(100*mean_ap(s, labels), 2)
+    assert (percent(tai), percent(dual)) == (88.07, 94.18)
+    assert [percent(ensemble(tai, dual, r)) for r in (.5, .6, .7, .8, .9, .95)] == [93.76, 94.29, 94.63, 94.76, 94.61, 94.43]
+    assert [percent(ensemble(tai, dual, r), z['targets']) for r in (.7, .8, .9)] == [95.49, 95.63, 95.53]   # difficult ignored
+    assert (percent(tai, z['targets']), percent(ensemble(tai, dual))) == (88.99, 94.61)
+
+
+# ---- 10: the metric
+
+def test_metric():
+    y = torch.full((50, 3), -1); y[:5] = 1
+    assert mean_ap(torch.arange(50, 0, -1)[:, None].expand(50, 3).float(), y) == pytest.approx(1.)
+    for k in 1, 4, 50:
+        one = torch.full((50, 1), -1); one[k - 1] = 1
+        assert average_precision(torch.arange(50, 0, -1).float()[:, None], one).item() == pytest.approx(1/k)
+
+
+# ---- TaI-DPT on sentences and pictures
+
+def test_local_scores_in_loops():
+    g = torch.Generator().manual_seed(0); f, G = torch.randn(2, 6, 8, generator=g), torch.randn(3, 8, generator=g)
+    keep = torch.tensor([[True]*6, [True]*4 + [False]*2]); s, w = local_scores(f, G, 50., 4., keep)
+    for b, n in enumerate((6, 4)):
+        for c in range(3):
+            cos = np.array([torch.cosine_similarity(f[b, i], G[c], dim=0).item() for i in range(n)]); e = np.exp(50*(cos - cos.max()))
+            assert s[b, c].item() == pytest.approx(4*(cos*e).sum()/e.sum(), rel=1e-4)
+    assert (w[1, :, 4:] == 0).all()
+
+
+@pytest.mark.parametrize('text, there', [
+    ('A man riding a motorbike past two buses', 'person motorbike bus'), ('Bottles on dinner tables, a telly', 'bottle diningtable tvmonitor'),
+    ('an airplane; an air plane; jets', 'aeroplane'), ('a carpet and a cartoon of a catalog', ''), ('Kitty on the park bench', 'cat chair'),
+    ('potted plants near COUCHES', 'pottedplant sofa'), ('sheep, women and children', 'sheep person'), ('', '')])
+def test_words_to_labels(text, there):
+    from trmml.doodles import VOC_KINDS
+    Y = caption_labels([text], phrases(VOC_KINDS, SYNONYMS['voc']), 20)
+    assert [VOC_KINDS[c] for c in np.flatnonzero(Y[0] == 1)] == sorted(there.split())
+
+
+def test_pictures_without_positions(clip):
+    "Against CLIP's own attention, with the embedding really set to zero."
+    import copy
+    other = copy.deepcopy(clip.model.visual); other.attnpool.positional_embedding.data.zero_()
+    x = torch.randn(2, 3, 128, 128)
+    torch.testing.assert_close(unplaced_features(clip, x).pooled, other(x), atol=1e-4, rtol=1e-3)
+
+
+# ---- all of them behind the one interface
+
+@pytest.mark.parametrize('name', METHODS)
+def test_scores_of_a_plain_batch(name, clip):
+    method = create(name, clip, NAMES, **SETUP.get(name, {})).eval()
+    x = torch.randn(3, 3, 64, 64); s = method.scores(x)
+    assert s.shape == (3, 6) and s.isfinite().all() and 0 <= s.min() and s.max() <= 1
+    assert name in TITLES
+    if '+' not in name: torch.testing.assert_close(method.scores(x[:1]), s[:1], atol=1e-4, rtol=1e-3)
+    if hasattr(method, 'logits'):                                      # same order of pictures in each class
+        a, b = method.logits(x), s
+        assert ((a[:, None] > a[None]) <= (b[:, None] >= b[None])).all()
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_loss_has_named_terms_and_gradient(name, clip):
+    method = create(name, clip, NAMES, **SETUP.get(name, {}))
+    y = torch.tensor([[1, 0, -1, 0, 0, -1], [-1, 1, 0, 0, 0, 0]], dtype=torch.int8)
+    x = ['a cat', 'a dog'] if name in ('taidpt', 'taiadapter') else torch.randn(2, 3, 64, 64)
+    terms = method.loss(x, y); assert terms['total'].ndim == 0 and terms['total'].isfinite()
+    before = {k: v.clone() for k, v in clip.state_dict().items()}
+    terms['total'].backward(); assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in clip.state_dict().items()) and all(p.grad is None for p in clip.parameters())
+
+
+def quick(name, clip, **more):
+    settings = dict(SETUP.get(name, {}), epochs=3)
+    if '+' not in name: settings = dict(settings, batch=settings.get('batch', 20))
+    return create(name, clip, NAMES, **{**settings, **more})
+
+
+@pytest.mark.parametrize('name', FROZEN)
+@pytest.mark.filterwarnings('ignore:SCPNet sees one view')
+def test_two_trainings_are_one(name, clip, world):
+    "Seeds decide everything; other random numbers drawn before do not."
+    store, labels = world; known = torch.from_numpy(partial(labels.numpy(), .6)); out = []
+    for noise in 1, 2:
+        torch.manual_seed(noise); np.random.seed(noise)
+        method = quick(name, clip); log = fit(method, store, known); out.append(predict(method, store))
+        assert log and all(math.isfinite(r['total']) for r in log)
+    assert torch.equal(*out)
+
+
+class Killed(Exception): pass
+
+
+class Fragile(TensorStore):
+    left = 10**9
+    def batch(self, rows, device=None, dtype=torch.float32):
+        self.left -= 1
+        if self.left < 0: raise Killed
+        return super().batch(rows, device, dtype)
+
+
+@pytest.mark.parametrize('name', ['dualcoop-tai', 'scpnet-frozen', 'hspnet-frozen'])
+@pytest.mark.filterwarnings('ignore:SCPNet sees one view')
+def test_goes_on_after_a_kill(name, clip, world, tmp_path):
+    store, labels = world; whole = quick(name, clip); fit(whole, store, labels)
+    weak = Fragile(store.dense, store.pooled); weak.left = 7
+    with pytest.raises(Killed): fit(quick(name, clip), weak, labels, checkpoint=tmp_path/'a.ckpt', every=1)
+    again = quick(name, clip); assert len(fit(again, store, labels, checkpoint=tmp_path/'a.ckpt', every=1)) == 3
+    for a, b in zip(whole.state_dict().values(), again.state_dict().values()): assert torch.equal(a, b)
+
+
+def test_members_have_checkpoints_of_their_own(clip, world, tmp_path):
+    store, labels = world; method = quick('taidpt+dualcoop', clip)
+    log = fit(method, store, labels, checkpoint=tmp_path/'key.abc.ckpt', every=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['key.abc.0.ckpt', 'key.abc.1.ckpt']
+    assert [r['member'] for r in log] == ['TaIDPT']*3 + ['DualCoOp']*3
+    before = predict(method, store); again = quick('taidpt+dualcoop', clip)
+    assert len(fit(again, store, labels, checkpoint=tmp_path/'key.abc.ckpt', every=1)) == 6
+    assert torch.equal(predict(again, store), before)
+
+
+@pytest.fixture(scope='module')
+def doodles(tmp_path_factory):
+    from trmml.companion import small
+    root = tmp_path_factory.mktemp('doodles'); return root, small('doodles', root, train=24, test=16)
+
+
+@pytest.mark.parametrize('name, protocol', [('taidpt+dualcoop', 'partial'), ('scpnet-frozen', 'single'), ('hspnet-frozen', 'partial'), ('taiadapter', 'partial')])
+@pytest.mark.filterwarnings('ignore')
+def test_as_a_run(name, protocol, doodles, tmp_path):
+    "From a description to a result file, and back to the trained method."
+    root, folder = doodles
+    settings = dict(epochs=1) if '+' not in name else dict(epochs=1, text_settings=(('n_captions', 100),))
+    if name in ('scpnet-frozen', 'hspnet-frozen'): settings['hidden'] = 16
+    if name == 'taiadapter': settings['n_captions'] = 100
+    run = runs.Run(folder, name, .5, 3, protocol, settings=settings, image_size=64)
+    result = runs.perform(run, root, tmp_path)
+    assert 0 < result['mAP'] < 1 and sorted(p.suffix for p in (tmp_path/'runs').iterdir()) == ['.json', '.safetensors']
+    (_, _, _), (test, labels), _, _ = runs.parts(run, root)
+    assert mean_ap(predict(runs.trained(run, tmp_path, root), test), labels) == pytest.approx(result['mAP'], abs=1e-6)
+
+
+def test_single_positives_are_taken_for_all(clip, world):
+    "Without a known negative unknowns are assumed negative, as published; with one they are not."
+    store, labels = world
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for seen, assumed in (torch.from_numpy(single_positive(labels.numpy())), True), (labels, False):
+            method = quick('scpnet-frozen', clip, epochs=1); fit(method, store, seen); assert method.assume is assumed
+
+
+def test_towers_that_need_pictures(clip, world):
+    store, labels = world
+    for name in 'scpnet', 'hspnet':
+        with pytest.raises(ValueError, match='tower="frozen"'): fit(quick(name, clip), store, labels)
+    assert paths_of(runs.Rows(TensorStore(store.dense, store.pooled), [1, 2])) is None
+
+
+# ---- what is written about them
+
+@pytest.mark.parametrize('name', OFFICIAL)
+def test_table_of_arguments(name):
+    t = arguments(name); assert len(t) == len(OFFICIAL[name]) and t.notna()['official option'].all()
+
+
+def test_defaults_are_the_official_ones():
+    "Constants tied to CLIP's logit scale, at the scale 100 they were made for."
+    scale = lambda name, a: round(100*arguments(name)['default'][a], 1)
+    assert (scale('dualcoop', 'spatial'), scale('dualcoop', 'sharpness')) == (20., 100.)
+    assert (scale('dualcoop-tai', 'spatial'), scale('dualcoop-tai', 'sharpness')) == (20.1, 49.9)
+    assert (scale('taidpt', 'scale'), scale('taidpt', 'kappa'), scale('taidpt', 'kappa_test')) == (4., 50., 40.)
+    assert (scale('scpnet', 'sharpness'), scale('hspnet', 'sharpness')) == (10., 10.)
+
+
+@pytest.mark.parametrize('name', TRIALS)
+def test_no_method_gets_more_trials(name):
+    assert len(trials(name)) == 12 == len({json.dumps(t, sort_keys=True) for t in trials(name)}) and name in METHODS
+
+
+def test_a_method_of_ones_own_is_short():
+    cells = json.loads((Path(__file__).resolve().parents[1]/'nbs'/'28_own_method.ipynb').read_text())['cells']
+    own = [''.join(c['source']) for c in cells if 'register(' in ''.join(c['source']) and c['cell_type'] == 'code']
+    assert len(own) == 1 and 'class TopPositions(Method)' in own[0] and len([l for l in own[0].splitlines() if l.strip()]) <= 40
