@@ -237,10 +237,12 @@ def cached_views(
     store, clip, # of the plain view, made by `extract`; frozen
     weak:int, strong:int, # views of each kind
     seed:int=0,           # of what is drawn among them; the views themselves are the same for all seeds
+    workers:int=0,        # processes that read images; more than 0 only where the caller may start processes
 )->FeatureViews:
     "Extract augmented views of the pictures behind a store, beside it."
     class Of: paths = paths_of(store)
-    one = lambda kind, i: extract(clip, Of, features_folder(store), view=f'{kind.__name__.lower()}-{i}', augment=kind(clip.image_size)).in_memory()
+    one = lambda kind, i: extract(clip, Of, features_folder(store), view=f'{kind.__name__.lower()}-{i}',
+                                   augment=kind(clip.image_size), workers=workers).in_memory()
     return FeatureViews([one(Weak, i) for i in range(weak)], [one(Strong, i) for i in range(strong)], seed)
 
 # %% ../../nbs/25_scpnet.ipynb #a0d86c87
