@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import normalize
+from torch.testing import assert_close
 
 import trmml.clip
 from trmml import data, runs
@@ -454,8 +455,9 @@ def test_members_of_an_ensemble_are_trained_once(doodles, tmp_path, monkeypatch)
     monkeypatch.setattr(runs, 'fit', lambda m, *a, **k: names.append(type(m).__name__) or real(m, *a, **k))
     first, _ = runs.perform_all([low, high], root, tmp_path, n_jobs=1, progress=False)
     assert sorted(names) == ['DualCoOp', 'DualCoOp', 'TaIDPT']           # sentences know nothing of ratios
-    assert torch.equal(predict(runs.trained(low, tmp_path, root), test), predict(whole, test))
-    assert [(r['member'], r['epoch'], r['total']) for r in first['log']] == [(r['member'], r['epoch'], r['total']) for r in log]
+    assert_close(predict(runs.trained(low, tmp_path, root), test), predict(whole, test), atol=1e-4, rtol=1e-4)
+    assert [(r['member'], r['epoch']) for r in first['log']] == [(r['member'], r['epoch']) for r in log]
+    assert [r['total'] for r in first['log']] == pytest.approx([r['total'] for r in log], rel=1e-4)
 
 
 def test_a_run_of_scpnet_sees_views_of_its_pictures(doodles, tmp_path, recwarn):
