@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import normalize
+from torch.testing import assert_close
 
 import trmml.clip
 from trmml import data, runs
@@ -437,9 +438,40 @@ def test_as_a_run(name, protocol, doodles, tmp_path):
     if name == 'taiadapter': settings['n_captions'] = 100
     run = runs.Run(folder, name, .5, 3, protocol, settings=settings, image_size=64)
     result = runs.perform(run, root, tmp_path)
-    assert 0 < result['mAP'] < 1 and sorted(p.suffix for p in (tmp_path/'runs').iterdir()) == ['.json', '.safetensors']
+    there = {r.key + s for r in [run, *runs.members(run)] for s in ('.json', '.safetensors')}
+    assert 0 < result['mAP'] < 1 and {p.name for p in (tmp_path/'runs').iterdir()} == there and len(there) == (6 if '+' in name else 2)
     (_, _, _), (test, labels), _, _ = runs.parts(run, root)
     assert mean_ap(predict(runs.trained(run, tmp_path, root), test), labels) == pytest.approx(result['mAP'], abs=1e-6)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_members_of_an_ensemble_are_trained_once(doodles, tmp_path, monkeypatch):
+    "What a table has of a member is taken over; the result is that of a training in place."
+    root, folder = doodles; given = dict(epochs=2, text_settings=(('n_captions', 100),))
+    low, high = (runs.Run(folder, 'taidpt+dualcoop', k, 3, settings=given, image_size=64) for k in (.2, .8))
+    (store, known, truth), (test, labels), train, small = runs.parts(low, root)
+    whole = create('taidpt+dualcoop', small, train.prompts, seed=3, **given); log = fit(whole, store, known, 3, truth=truth)
+    names, real = [], runs.fit
+    monkeypatch.setattr(runs, 'fit', lambda m, *a, **k: names.append(type(m).__name__) or real(m, *a, **k))
+    first, _ = runs.perform_all([low, high], root, tmp_path, n_jobs=1, progress=False)
+    assert sorted(names) == ['DualCoOp', 'DualCoOp', 'TaIDPT']           # sentences know nothing of ratios
+    assert_close(predict(runs.trained(low, tmp_path, root), test), predict(whole, test), atol=1e-4, rtol=1e-4)
+    assert [(r['member'], r['epoch']) for r in first['log']] == [(r['member'], r['epoch']) for r in log]
+    assert [r['total'] for r in first['log']] == pytest.approx([r['total'] for r in log], rel=1e-4)
+
+
+def test_a_run_of_scpnet_sees_views_of_its_pictures(doodles, tmp_path, recwarn):
+    "Also where a part of them is held out: one extraction serves all rows."
+    root, folder = doodles
+    for held_out in 0., .25:
+        r = runs.Run(folder, 'scpnet-frozen', .5, 3, settings=dict(epochs=1, hidden=16), image_size=64, held_out=held_out)
+        (store, known, _), _, train, small = runs.parts(r, root)
+        rows = getattr(store, 'rows', torch.arange(24)); assert paths_of(store) == [train.paths[i] for i in rows]
+        method = create('scpnet-frozen', small, train.prompts, hidden=16); seen, _ = method.training_set(store, torch.as_tensor(known))
+        assert type(seen).__name__ == 'FeatureViews' and len(seen) == len(store) == (18 if held_out else 24)
+        x, w, u = seen.batch(torch.arange(4)); assert (x.pooled != w.pooled).any(1).all() and (x.pooled != u.pooled).any(1).all()
+    assert len(list((root/'features').glob('*/done'))) == 2 + 5             # plain: train and test; views of train: 3 weak, 2 strong
+    assert not [w for w in recwarn if 'one view three times' in str(w.message)]
 
 
 def test_single_positives_are_taken_for_all(clip, world):

@@ -27,7 +27,7 @@ def as_features(
 class Method(nn.Module):
     "Base of all methods: a frozen CLIP, class names, a recipe; subclasses give `encode_text`, `loss` and `scores`."
     recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40, batch=128)
-    trainable = True   # False: zero-shot, nothing to fit
+    trainable = reads_labels = True   # not so: zero-shot, nothing to fit; learns, but not from the pictures' labels
     members = ()       # methods that are trained one by one, of an ensemble
     uncounted = ()     # beginnings of names of parameters that are copies, or stand-ins for CLIP's
 
@@ -45,6 +45,8 @@ class Method(nn.Module):
 
     @property
     def clip(self): return self._clip[0]   # in a list, so that it is no submodule
+
+    made_of = staticmethod(lambda **settings: [])   # (name, settings) of an ensemble's members
 
     def encode_text(self): raise NotImplementedError(f'{type(self).__name__} must define encode_text()')
     def begin_epoch(self, epoch, epochs): "Called by the learner before each epoch, counted from 0."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'TITLES', 'OFFICIAL', 'SAME', 'GRAPH', 'TRIALS', 'TIED', 'find', 'create', 'register', 'default',
-           'arguments', 'trials']
+           'arguments', 'trial', 'trials']
 
 # %% ../../nbs/22_methods.ipynb #312a7bf7
 import inspect
@@ -123,8 +123,8 @@ def arguments(name:str):  # a key of OFFICIAL
     return pd.DataFrame(rows, columns=['argument', 'default', 'official option', 'official value']).set_index('argument')
 
 # %% ../../nbs/22_methods.ipynb #8898fb27
-SAME = dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=40, batch=128)   # TRM-ML's recipe
-GRAPH = dict(epochs=40, batch=128, stretch=1.)                                                  # SCPNet's and HSPNet's own, shortened
+SAME = dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=20, batch=128)   # TRM-ML's recipe, half as long
+GRAPH = dict(epochs=20, batch=128, stretch=1.)                                                  # SCPNet's and HSPNet's own, shortened
 TRIALS = {   # learning rates, the setting of sharpness and its values, what all trials share
     'dualcoop-tai': ([5e-4, 2e-3, 5e-3, 1e-2], 'spatial', [.2, .6, 1.2], SAME),
     'dualcoop-baseline': ([5e-4, 2e-3, 5e-3, 1e-2], 'sharpness', [.5, 1., 2.], SAME),
@@ -141,10 +141,18 @@ TIED = {   # what moves along with a trial's values, in the published proportion
 }
 
 # %% ../../nbs/22_methods.ipynb #c20a4339
+def trial(
+    name:str,     # a key of TRIALS
+    lr:float,
+    value:float,  # of the setting of sharpness
+)->dict:          # all settings of this trial
+    "What a method is trained with in one trial."
+    _, knob, _, shared = TRIALS[name]; own = {'lr': lr, knob: value, **shared}
+    return {**own, **TIED.get(name, lambda s: {})(own)}
+
 def trials(
     name:str,  # a key of TRIALS
 )->list:       # of dict: settings to try
     "The settings of a method's trials in the small world."
-    rates, knob, values, shared = TRIALS[name]
-    out = [{'lr': lr, knob: v, **shared} for lr, v in itertools.product(rates, values)]
-    return [{**s, **TIED.get(name, lambda s: {})(s)} for s in out]
+    rates, _, values, _ = TRIALS[name]
+    return [trial(name, lr, v) for lr, v in itertools.product(rates, values)]

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'adjacency', 'calibration', 'relation', 'GCN', 'splc_loss', 'thresholds', 'hard_targets', 'consistency',
            'random_change', 'Weak', 'Strong', 'Views', 'paths_of', 'features_folder', 'gives', 'PictureStore',
-           'PictureViews', 'FeatureViews', 'mixed', 'cached_views', 'Core', 'one_cycle', 'Averaged', 'SCPNet']
+           'PictureViews', 'FeatureViews', 'mixed', 'cached_views', 'cached_view', 'Core', 'one_cycle', 'Averaged',
+           'SCPNet']
 
 # %% ../../nbs/25_scpnet.ipynb #bc59d018
 import copy
@@ -177,7 +178,12 @@ def paths_of(
     inner = paths_of(store.store)
     return None if inner is None else [inner[i] for i in store.rows]
 
-def features_folder(store): return features_folder(store.store) if hasattr(store, 'store') else store.folder.parent
+def features_folder(
+    store,  # of features, or some rows of one, or several views
+):          # Path, or None if its features lie in no file
+    "Where all extractions lie."
+    inner = getattr(store, 'store', getattr(store, 'now', None))
+    return features_folder(inner) if inner is not None else store.folder.parent if hasattr(store, 'folder') else None
 
 def gives(
     store, # any
@@ -240,10 +246,14 @@ def cached_views(
     workers:int=0,        # processes that read images; more than 0 only where the caller may start processes
 )->FeatureViews:
     "Extract augmented views of the pictures behind a store, beside it."
-    class Of: paths = paths_of(store)
-    one = lambda kind, i: extract(clip, Of, features_folder(store), view=f'{kind.__name__.lower()}-{i}',
-                                   augment=kind(clip.image_size), workers=workers).in_memory()
+    one = lambda kind, i: cached_view(store, clip, kind, i, workers)
     return FeatureViews([one(Weak, i) for i in range(weak)], [one(Strong, i) for i in range(strong)], seed)
+
+def cached_view(store, clip, kind, i, workers):
+    "One of them; some rows of a store share it with all others."
+    if hasattr(store, 'rows'): return type(store)(cached_view(store.store, clip, kind, i, workers), store.rows)
+    class Of: paths = store.paths
+    return extract(clip, Of, features_folder(store), view=f'{kind.__name__.lower()}-{i}', augment=kind(clip.image_size), workers=workers).in_memory()
 
 # %% ../../nbs/25_scpnet.ipynb #a0d86c87
 class Core(nn.Module):

@@ -44,7 +44,7 @@ class Adapter(nn.Module):
 class TaIAdapter(Method):
     "TaI-Adapter (our reading): an adapter on CLIP's global vectors, learned from perturbed sentences."
     recipe = dict(optimizer='adamw', lr=1e-3, weight_decay=1e-2, schedule='onecycle', epochs=40, batch=512)
-    sentences, training_set = TaIDPT.sentences, TaIDPT.training_set
+    reads_labels, sentences, training_set = False, TaIDPT.sentences, TaIDPT.training_set
 
     def __init__(self,
         clip:CLIP, classes:list,

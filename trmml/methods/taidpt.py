@@ -233,6 +233,7 @@ def unplaced_features(
 class TaIDPT(Method):
     "TaI-DPT (guozix/TaI-DPT): a global and a local prompt, learned from sentences."
     recipe = dict(optimizer='sgd', lr=1e-4, weight_decay=5e-4, schedule='cosine', epochs=20, batch=512)
+    reads_labels = False   # sentences have their own
 
     def __init__(self,
         clip:CLIP, classes:list,
@@ -339,6 +340,7 @@ def raw_scores(
     if hasattr(method, 'logits'): return method.logits(x).float()
     return method.scores(x).float().logit(eps=1e-7)
 
+# %% ../../nbs/24_taidpt.ipynb #3dd6a915
 class Ensemble(Method):
     "A method that learned from sentences and one that learned from pictures, mixed by the published rule."
     def __init__(self,
@@ -350,11 +352,16 @@ class Ensemble(Method):
         seed:int=0,
     ):
         from trmml.methods import create   # only here: that room imports this one by name
-        super().__init__(clip, classes); self.r, both = r, dict(seed=seed) | ({} if epochs is None else dict(epochs=epochs))
-        make = lambda name, settings: create(name, clip, classes, **{**both, **dict(settings)})
-        self.parts = nn.ModuleList([make(text, text_settings), make(image, image_settings)])
+        super().__init__(clip, classes); self.r = r
+        self.parts = nn.ModuleList([create(m, clip, classes, **{'seed': seed, **s}) for m, s in self.made_of(text, image, text_settings, image_settings, epochs)])
         self.members = tuple(self.parts)
         self.register_buffer('ranges', torch.full((2, 2), torch.nan, device=clip.device))   # low and high of each
+
+    @staticmethod
+    def made_of(text='taidpt', image='dualcoop', text_settings=(), image_settings=(), epochs=None, **others):
+        "Names and settings of the members."
+        own = {} if epochs is None else dict(epochs=epochs)
+        return [(text, {**dict(text_settings), **own}), (image, {**dict(image_settings), **own})]
 
 # %% ../../nbs/24_taidpt.ipynb #1b1d7600
 @patch

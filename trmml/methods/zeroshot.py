@@ -33,7 +33,7 @@ def soft_max_pool(
 # %% ../../nbs/20_zeroshot.ipynb #3fc371f1
 class ZeroShot(Method):
     "Zero-shot CLIP: cosine with 'a photo of a {class}.', pooled or dense."
-    trainable = False
+    trainable = reads_labels = False
 
     def __init__(self,
         clip:CLIP, classes:list,
