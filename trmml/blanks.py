@@ -70,7 +70,7 @@ def rival_scores(
     fit(method, Rows(store, keep), torch.from_numpy(known[keep]), seed)
     return predict(method, store)
 
-# %% ../nbs/46_blanks.ipynb #0e82513b
+# %% ../nbs/46_blanks.ipynb #6feb8439
 def compare_seed(
     ds,                # Dataset with the whole truth
     ratio, seed,       # of known labels; of mask and training
@@ -82,16 +82,16 @@ def compare_seed(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         model = TRMML(backbone=backbone, weights=weights, epochs=epochs, seed=seed, device=device, progress=False, workers=0).fit(ds, table)
-    filled = model.complete(table, ds.paths, confidence).labels.astype('Float64').fillna(.5).to_numpy(float)
-    ours = np.sign(filled - .5).astype(int); q = fill_quality(ours, known, ds.labels); rows = [dict(method='trmml', scores='calibrated', **q)]
     clip = model.load_backbone(); store = extract(clip, ds, workers=0).in_memory(); keep, held = set_aside(known, model.held_out, seed)
+    ours = decide(model.calibration_(predict(model.method_, store)).numpy(), known, confidence)[0]   # what `complete` writes, from stored features
+    q = fill_quality(ours, known, ds.labels); rows = [dict(method='trmml', scores='calibrated', **q)]
     for name in RIVALS:
         p = rival_scores(name, clip, ds, store, known, keep, seed, epochs)
         for kind, s in ('as they are', p), ('calibrated', calibrate(p[held], known[held])(p)):
             rows.append(dict(method=name, scores=kind, **fill_quality(same_counts(s, known, q['ones'], q['zeros']), known, ds.labels)))
     return [dict(r, known=ratio, seed=seed) for r in rows]
 
-# %% ../nbs/46_blanks.ipynb #f5b69374
+# %% ../nbs/46_blanks.ipynb #4fc3d841
 def compare(
     dataset, ratio, seeds, folder,   # as for `trmml.data.load`; known ratio; list; where results are kept
     root=None, **how,                # of the data; backbone, weights, confidence, epochs, device
@@ -104,6 +104,7 @@ def compare(
         rows += json.loads(path.read_text())
     return pd.DataFrame(rows)
 
+# %% ../nbs/46_blanks.ipynb #8a3c6e99
 def for_people(
     t,         # from `compare`
 )->pd.DataFrame:

@@ -65,7 +65,7 @@ def gallery(
         overlay(ax, picture(paths[i]), model.look(paths[i])[1][c], title=title, fontsize=8, **style)
     return fig
 
-# %% ../nbs/44_browse.ipynb #04592e32
+# %% ../nbs/44_browse.ipynb #f4dbb76d
 def ask(
     model,         # a fitted TRMML
     labels,        # table with blanks
@@ -81,6 +81,7 @@ def ask(
     order = np.argsort(d, axis=None, kind='stable')[:min(n, int(np.isfinite(d).sum()))]; i, c = np.unravel_index(order, d.shape)
     return pd.DataFrame(dict(image=[given.names[k] for k in i], probability=P[i, c].round(4), threshold=model.thresholds_[c].round(4), label='')).assign(**{'class': [model.classes_[k] for k in c]})[['image', 'class', 'probability', 'threshold', 'label']]
 
+# %% ../nbs/44_browse.ipynb #c8bfddfe
 def answered(
     labels,        # table with blanks: CSV or DataFrame, photos in the index
     answers,       # from `ask`, its column `label` filled in: CSV or DataFrame

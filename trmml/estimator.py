@@ -7,7 +7,7 @@ __all__ = ['STEPS', 'SHOTS', 'PARAMS', 'FORMAT', 'Matcher', 'at_rest', 'defaults
            'seconds_a_step', 'in_words', 'checkpoint_file', 'resume', 'Filled', 'decide', 'file_hash', 'card',
            'read_model']
 
-# %% ../nbs/43_estimator.ipynb #c6712566
+# %% ../nbs/43_estimator.ipynb #b8f489e8
 import copy
 import hashlib
 import inspect
@@ -29,6 +29,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+# %% ../nbs/43_estimator.ipynb #e0262aba
 import trmml
 from . import backbones
 from .calibration import Calibration, calibrate, calibration_error, no_change, set_aside, thresholds
@@ -82,10 +83,11 @@ def defaults(
 
 def device_of(device): return ('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else device
 
-# %% ../nbs/43_estimator.ipynb #3c498676
+# %% ../nbs/43_estimator.ipynb #6e46fa0e
 class ModelError(ValueError):
     "A saved model, or its backbone, that cannot be used."
 
+# %% ../nbs/43_estimator.ipynb #9ec8ba69
 class TRMML:
     "A classifier of photos by text-region matching, from labels with blanks (Ma et al., ACM MM 2024)."
     def __init__(self,
@@ -107,11 +109,15 @@ class TRMML:
         given = dict(locals()); given.pop('self'); self.__dict__.update(given)
         if classes is not None and len(set(classes)) < len(list(classes)): raise ValueError('classes: a name occurs twice; keep one')
 
-    def get_params(self, deep=True): return {k: getattr(self, k) for k in PARAMS}
-    def __sklearn_is_fitted__(self): return hasattr(self, 'method_')
-    def __repr__(self): return f'TRMML({self.backbone!r}, {self.weights!r}{f", {len(self.classes_)} classes, fitted" if hasattr(self, "method_") else ""})'
-
+# %% ../nbs/43_estimator.ipynb #e84a616e
 PARAMS = tuple(inspect.signature(TRMML.__init__).parameters)[1:]
+
+@patch
+def get_params(self:TRMML, deep=True): return {k: getattr(self, k) for k in PARAMS}
+@patch
+def __sklearn_is_fitted__(self:TRMML): return hasattr(self, 'method_')
+@patch
+def __repr__(self:TRMML): return f'TRMML({self.backbone!r}, {self.weights!r}{f", {len(self.classes_)} classes, fitted" if hasattr(self, "method_") else ""})'
 
 @patch
 def set_params(self:TRMML, **params):
@@ -230,18 +236,19 @@ def finish(self:TRMML, matcher, given, p, Y, facts):
                        positives=(given.labels == 1).sum(0).tolist(), negatives=(given.labels == -1).sum(0).tolist())
     if 'mAP' in measured: self.say(f"held out: mAP {100*measured['mAP']:.1f}, calibration error {measured['calibration_error']:.3f} (before: {measured['error_before']:.3f})")
 
-# %% ../nbs/43_estimator.ipynb #47c0fa49
+# %% ../nbs/43_estimator.ipynb #5b5a29c7
 @patch
 @torch.inference_mode()
 def raw(self:TRMML,
     paths,                  # N
     method=None,            # None: the fitted one
     skip_unreadable=False,  # True: nan for them
-    batch=32,
+    batch=None,             # photos a forward pass; None: 64, or 16 on a CPU
 ):                          # (N, C) float32 scores, not calibrated
     "Scores of photos, in one pass over them."
     method = self.method_ if method is None else method; clip, out = method.clip, np.full((len(paths), len(method.classes)), np.nan, np.float32)
     pictures, workers = Pictures(paths, clip.preprocess(), clip.image_size), self.n_workers(len(paths))
+    batch = (16 if clip.device.type == 'cpu' else 64) if batch is None else batch
     loader = DataLoader(pictures, batch, num_workers=workers, prefetch_factor=4 if workers else None, pin_memory=clip.device.type == 'cuda')
     bar, start = tqdm(total=len(paths), desc='predict', unit=' photos', disable=not self.progress), 0
     for images, reasons in loader:
