@@ -35,14 +35,16 @@ def in_short(error):
     if isinstance(error, OSError) and error.strerror: return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
     return str(error) or type(error).__name__
 
-# %% ../nbs/45_cli.ipynb #7d30892f
+# %% ../nbs/45_cli.ipynb #aa6aa889
 def main(
     args=None, # list of str; None: those of the process
 ):
     "Run a command and leave with its exit code; no stack trace for errors of use."
     args = sys.argv[1:] if args is None else list(args); debug = '--debug' in args
     args = [a for a in args if a != '--debug']
-    try: code = app(args=args, standalone_mode=False)
+    try:
+        code = app(args=args, standalone_mode=False)
+        if code == 130: stopped()   # typer has caught Ctrl-C already
     except KeyboardInterrupt: code = stopped()
     except SystemExit as stop: code = stop.code
     except Exception as error:
