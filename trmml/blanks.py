@@ -6,11 +6,10 @@
 __all__ = ['RIVALS', 'fill_quality', 'same_counts', 'rival_scores', 'compare_seed', 'compare', 'for_people', 'verdict',
            'plain_loop', 'predict_speed']
 
-# %% ../nbs/46_blanks.ipynb #5285b9e2
+# %% ../nbs/46_blanks.ipynb #70fcec2d
 import hashlib
 import json
 import os
-
 import time
 import warnings
 from pathlib import Path
@@ -124,7 +123,7 @@ def verdict(t):
         lines.append(f"against {TITLES.get(m, m)}, scores {s}: precision of ones {d.precision_ones.mean():+.1f} (higher in {int((d.precision_ones > 0).sum())} of {len(d)} seeds), recall of ones {d.recall_ones.mean():+.1f}; precision of zeros {d.precision_zeros.mean():+.2f}, recall {d.recall_zeros.mean():+.2f}")
     return '\n'.join(lines)
 
-# %% ../nbs/46_blanks.ipynb #d1d56edd
+# %% ../nbs/46_blanks.ipynb #55fc34c5
 @torch.inference_mode()
 def plain_loop(
     model,   # a fitted TRMML
@@ -138,7 +137,7 @@ def plain_loop(
 def predict_speed(
     model,        # a fitted TRMML
     paths,        # of photos
-    repeats=3,    # in turn; the median counts
+    repeats=3,    # in turn; the median counts, of two their mean
 )->dict:          # photos a second of both, ratio, largest difference of probabilities
     "Photos a second: plain loop and `predict`."
     loop, ours = [], []; plain_loop(model, paths[:32]); model.predict(paths[:128])   # both warm

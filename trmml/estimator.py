@@ -325,7 +325,7 @@ def regions(self:TRMML,
     if more: raise ValueError(f'regions: {1 + len(more)} photos; give one')
     return dict(zip(self.classes_, self.look(path)[1]))
 
-# %% ../nbs/43_estimator.ipynb #68b984ce
+# %% ../nbs/43_estimator.ipynb #40f2fb6f
 @patch
 def explain(self:TRMML,
     photos,        # a photo, or a list of up to 12
@@ -333,7 +333,7 @@ def explain(self:TRMML,
     k=3,
     width=6.,      # inches
 ):                 # matplotlib figure
-    "The picture of Figure 4: each photo, and its regions for some classes with their probabilities."
+    "The picture of Figure 4: each photo, and its regions for some classes with their probabilities; a tick where the threshold is reached."
     from trmml.companion import Guess, picture; from trmml.viz import region_figure   # matplotlib: only now
     self.check_fitted(); names, paths = list_photos(photos)
     if len(paths) > 12: raise ValueError(f'explain: {len(paths)} photos make no picture; give up to 12')
