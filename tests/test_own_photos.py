@@ -1,4 +1,7 @@
 """The way from photos and a table with blanks to predictions, exactly as 01_data shows it."""
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -38,3 +41,21 @@ def test_from_a_table_with_blanks_to_predictions(lines, tmp_path, monkeypatch):
     assert list(out.index) == whole.paths and list(out.columns) == whole.classes and out.to_numpy().min() >= 0 and out.to_numpy().max() <= 1
     yes, no = (out.to_numpy()[ds.labels == v].mean() for v in (1, -1))
     assert yes > no + .1
+
+
+def test_the_readme_typed_by_a_new_user(tmp_path, monkeypatch):
+    "The lines of the README, on doodles as a folder and a table with 70 % blanks; identical predictions after loading."
+    section = (ROOT/'README.md').read_text().split('## Your own photos')[1].split('\n## ')[0]
+    code = section.split('```python\n')[1].split('```')[0]
+    assert len(code.strip().splitlines()) <= 12
+    monkeypatch.setenv('TRMML_FEATURES', str(tmp_path/'features')); monkeypatch.setenv('MPLBACKEND', 'agg')
+    ds = load('doodles', 'train', root=tmp_path, train=40, test=4, progress=False, n_jobs=1)
+    shutil.copytree(Path(ds.paths[0]).parent, tmp_path/'photos')
+    write_csv(tmp_path/'labels.csv', [Path(p).name for p in ds.paths], ds.classes, partial(ds.labels, .3))
+    (tmp_path/'typed.py').write_text(code.replace('TRMML(backbone="doodle-clip")', 'TRMML(backbone="doodle-clip", epochs=3)'))
+    done = subprocess.run([sys.executable, 'typed.py'], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '40 photos' in done.stderr and 'training:' in done.stderr and done.stdout == ''
+    before, after = (pd.read_csv(tmp_path/n, index_col=0) for n in ('labels.csv', 'filled.csv'))
+    assert before.isna().to_numpy().mean() > .6 and after.notna().to_numpy().sum() > before.notna().to_numpy().sum()
+    assert {'regions.png', 'filled.confidence.csv'} <= {p.name for p in tmp_path.iterdir()} and (tmp_path/'model'/'README.md').exists()

@@ -8,6 +8,7 @@ __all__ = ['OPTIONS', 'start_aligned', 'centre_keys', 'judge', 'check_options', 
 
 # %% ../nbs/10_model.ipynb #cadd622f
 import math
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -98,7 +99,7 @@ class TRMML(Method):
 def build(model, clip, n_ctx, class_specific, start, gain, length, seed):
     "Parameters of TRM-ML, and the buffers of its prototypes."
     C = len(model.classes)
-    model.prompts = PromptLearner(clip, model.classes, n_ctx, class_specific, seed=seed)
+    model.prompts = getattr(clip, 'prompt_learner', partial(PromptLearner, clip))(model.classes, n_ctx, class_specific, seed=seed)
     model.log_scale = nn.Parameter(torch.tensor(math.log(clip.logit_scale)))
     if model.region:
         model.queries = nn.Parameter(first_queries(clip, model.classes, start))
