@@ -6,9 +6,8 @@
 __all__ = ['Crops', 'mirror', 'Mirror', 'Covered', 'TrainPictures', 'Vanilla', 'Linear', 'Plain', 'PartialBCE', 'predicted',
            'Curriculum', 'Whole', 'LSAN', 'ROLE', 'LargeLoss', 'Summed', 'Hill', 'SPLC']
 
-# %% ../../nbs/33_vanilla.ipynb #d0a45ffa
+# %% ../../nbs/33_vanilla.ipynb #4b33ecb9
 import copy
-from functools import partial
 
 import torch
 from fastcore.basics import patch
@@ -210,7 +209,7 @@ def predicted(
     sure = free & (s >= theta if strategy == 'positives' else s.abs() >= theta)
     return torch.where(sure, s.sign(), 0).to(torch.int8)
 
-# %% ../../nbs/33_vanilla.ipynb #66a06693
+# %% ../../nbs/33_vanilla.ipynb #156d8a4a
 class Curriculum(PartialBCE):
     "Curriculum labeling (Durand et al., CVPR 2019): our reading."
     def __init__(self, clip, classes, tower='layer4',
@@ -218,19 +217,19 @@ class Curriculum(PartialBCE):
         first:int=5,                               # epochs with known labels alone
         **settings,
     ):
-        super().__init__(clip, classes, tower, **settings); self.theta, self.strategy, self.first, self.found = theta, strategy, first, None
+        super().__init__(clip, classes, tower, **settings); self.least, self.strategy, self.first, self.found = theta, strategy, first, None
 
     def begin_epoch(self, epoch, epochs):
         super().begin_epoch(epoch, epochs); self.found = None
         if epoch >= self.first:
-            s = self.over_training_set(self.net).cpu(); self.found = predicted(s, self.given, self.theta, self.strategy)
+            s = self.over_training_set(self.net).cpu(); self.found = predicted(s, self.given, self.least, self.strategy)
 
     def loss(self, x, labels):
         found = self.mine(self.found, torch.zeros_like(labels)).to(labels)
         self.pseudo = found.where(labels == 0, 0)
         return dict(total=partial_bce(self.logits(x), labels.where(labels != 0, self.pseudo), **self.loss_settings))
 
-# %% ../../nbs/33_vanilla.ipynb #ba39722a
+# %% ../../nbs/33_vanilla.ipynb #092a961a
 class Whole(Plain):
     "What the single-positive peers share: all of ResNet-50 trained, Adam, no schedule."
     recipe = dict(Plain.recipe, epochs=10, batch=16, weight_decay=0., drop=0)
@@ -251,7 +250,7 @@ class ROLE(Whole):
     "Regularised online label estimation (Cole et al., CVPR 2021)."
     sized = ('theta',)
     def __init__(self, clip, classes, tower='all',
-        k:float=2.9,          # expected positives an image; None: counted in the labels given, for full ones
+        k:float=2.9,          # expected positives an image: COCO's; VOC 1.5, NUS-WIDE 1.9, CUB 31.4
         theta_lr:float=10.,   # of the label estimate, times lr
         init:dict=None, **settings,
     ):
