@@ -43,8 +43,7 @@ def classification(method, logits, labels, **asl):
 class Method(nn.Module):
     "Base of all methods: a frozen CLIP, class names, a recipe; subclasses give `encode_text`, `loss` and `scores`."
     recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40, batch=128)
-    trainable = True   # False: zero-shot, nothing to fit
-    members = ()       # methods that are trained one by one, of an ensemble
+    trainable, members = True, ()    # False: zero-shot, nothing to fit; methods that are trained one by one, of an ensemble
     uncounted = ()     # beginnings of names of parameters that are copies, or stand-ins for CLIP's
     exchangeable, epoch = False, 0   # whether the classification loss may be another one; of the training
 
@@ -58,8 +57,7 @@ class Method(nn.Module):
         unknown = set(recipe) - set(self.recipe)
         if unknown: raise TypeError(f'{type(self).__name__} has no setting {sorted(unknown)[0]!r}')
         self.recipe, self._clip, self._text = {**self.recipe, **recipe}, [clip], None
-        self.loss_name = check_loss(self, loss)
-        self.classes = list(classes)
+        self.loss_name, self.classes = check_loss(self, loss), list(classes)
         if len(set(self.classes)) < len(self.classes): raise ValueError('class names must differ from each other')
 
     @property

@@ -19,7 +19,7 @@ from ..vanilla.backbones import word_vectors
 from ..vanilla.heads import GCN, Decoupling, GraphHead, PairHead, label_graph, mlgcn_adjacency, pair_loss, pairwise_loss, square
 from ..vanilla.losses import known_bce
 
-# %% ../../nbs/34_graphs.ipynb #d2ca2fe1
+# %% ../../nbs/34_graphs.ipynb #991840e5
 class GraphNet(nn.Module):
     "Features of a batch -> logits (B, C), decoupled vectors (B, C, D), logits of pairs or None."
     def __init__(self, d, C, words, width=None, hidden=512, out=None, pairs=False, shared_gate=False):
@@ -34,6 +34,7 @@ class GraphNet(nn.Module):
         v, _ = self.see(f, words)
         return self.head(v, G), v, None if self.pairs is None else self.pairs(v)
 
+# %% ../../nbs/34_graphs.ipynb #2c1623f7
 class SSGRL(Vanilla):
     "Semantic-specific graph representation learning (Chen et al., ICCV 2019), adapted to partial labels."
     pairs = False
@@ -54,6 +55,7 @@ class SSGRL(Vanilla):
     def logits(self, x): return self.forward(x)[0]
     def loss(self, x, labels): return dict(total=known_bce(self.logits(x), labels))
 
+# %% ../../nbs/34_graphs.ipynb #d8e879a6
 @patch
 def regions(self:SSGRL, x):
     "(B, C, h, w): where each class looked."
@@ -118,7 +120,7 @@ def across(
     t = cos/(bank.shape[1] if zero_bank else filled.clamp(min=1))
     return torch.where((labels == 0) & (t >= theta), 1, labels.to(torch.int8))
 
-# %% ../../nbs/34_graphs.ipynb #0371a511
+# %% ../../nbs/34_graphs.ipynb #477f45c9
 class SST(SSGRL):
     "Structured semantic transfer (Chen et al., AAAI 2022)."
     pairs = True
@@ -132,6 +134,7 @@ class SST(SSGRL):
         self.register_buffer('bank', torch.zeros(len(self.classes), self.length, D, device=self.clip.device))
         self.register_buffer('filled', torch.zeros(len(self.classes), device=self.clip.device))
 
+# %% ../../nbs/34_graphs.ipynb #49097ee0
 @patch
 @torch.no_grad()
 def remember(self:SST, f, labels):

@@ -54,7 +54,7 @@ class TrainPictures(PictureStore):
     def plan(self, seed, epoch, batches): self.epoch = epoch
     def batch(self, rows, device=None, dtype=torch.float32): return self.read(rows, self.augment, f'train {self.epoch}', self.seed).to(device, dtype)
 
-# %% ../../nbs/33_vanilla.ipynb #0a2d6391
+# %% ../../nbs/33_vanilla.ipynb #9255159f
 class Vanilla(Method):
     "A tower and a head of parameters `net`; subclasses give `head`, `terms` and a recipe."
     recipe = dict(optimizer='adam', lr=1e-5, weight_decay=5e-4, schedule='constant', epochs=20, batch=8, drop=10, stretch=0., head_lr=1.)
@@ -76,10 +76,7 @@ class Vanilla(Method):
         self.mean = copy.deepcopy(nn.ModuleList([self.net, self.trunk or nn.Identity()])).requires_grad_(False) if self.ema else None
         self.to(self.clip.device)
 
-    def encode_text(self): raise NotImplementedError(f'{type(self).__name__} reads no text features')
-    def scores(self, x): return self.logits(x).sigmoid()
-
-# %% ../../nbs/33_vanilla.ipynb #bf2a6f34
+# %% ../../nbs/33_vanilla.ipynb #7d2f7ed7
 @patch
 def used(self:Vanilla):
     "Head and trunk that answer: the averaged ones if asked for, outside training."
@@ -95,7 +92,12 @@ def see(self:Vanilla, x):
 
 @patch
 def logits(self:Vanilla, x): return self.used()[0](self.see(x))
+@patch
+def scores(self:Vanilla, x): return self.logits(x).sigmoid()
+@patch
+def encode_text(self:Vanilla): raise NotImplementedError(f'{type(self).__name__} reads no text features')
 
+# %% ../../nbs/33_vanilla.ipynb #047f8344
 @patch
 def train(self:Vanilla, mode=True):
     Method.train(self, mode)
@@ -229,7 +231,7 @@ class Curriculum(PartialBCE):
         self.pseudo = found.where(labels == 0, 0)
         return dict(total=partial_bce(self.logits(x), labels.where(labels != 0, self.pseudo), **self.loss_settings))
 
-# %% ../../nbs/33_vanilla.ipynb #092a961a
+# %% ../../nbs/33_vanilla.ipynb #d1e6db18
 class Whole(Plain):
     "What the single-positive peers share: all of ResNet-50 trained, Adam, no schedule."
     recipe = dict(Plain.recipe, epochs=10, batch=16, weight_decay=0., drop=0)
@@ -241,11 +243,13 @@ class Whole(Plain):
         super().__init__(clip, classes, loss, loss_settings, tower, **settings)
         if init is not None: self.net.load_state_dict({k.removeprefix('net.'): v for k, v in init.items() if k.startswith('net.')})
 
+# %% ../../nbs/33_vanilla.ipynb #0a18268c
 class LSAN(Whole):
     "Assume negative with label smoothing (Cole et al., CVPR 2021)."
     def __init__(self, clip, classes, tower='all', smooth:float=.1, **settings):
         super().__init__(clip, classes, 'lsan', dict(smooth=smooth), tower, **settings)
 
+# %% ../../nbs/33_vanilla.ipynb #5e10db31
 class ROLE(Whole):
     "Regularised online label estimation (Cole et al., CVPR 2021)."
     sized = ('theta',)

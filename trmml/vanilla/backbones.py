@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOWERS', 'SHIPPED', 'IMAGENET', 'SmallResNet', 'trunk_map', 'skeleton', 'fit_state', 'Tower', 'tower_features',
-           'stretch', 'tower_weights', 'load', 'glove', 'word_vectors', 'Still', 'Trunk', 'trunk_forward']
+           'stretch', 'tower_weights', 'load', 'glove', 'word_vectors', 'Still', 'Trunk', 'trunk_once', 'trunk_forward']
 
 # %% ../../nbs/32_vanilla_backbones.ipynb #061f2e03
 import copy
@@ -180,7 +180,7 @@ class Still:
     def __exit__(self, *_):
         for m, (momentum, n) in zip(self.norms, self.kept): m.momentum = momentum; m.num_batches_tracked.copy_(n)
 
-# %% ../../nbs/32_vanilla_backbones.ipynb #5b69b90b
+# %% ../../nbs/32_vanilla_backbones.ipynb #eaabd323
 class Trunk(nn.Module):
     "A trainable copy of a tower."
     def __init__(self,
@@ -201,12 +201,13 @@ class Trunk(nn.Module):
         if self.trained == 'layer4': self.visual.eval(); self.visual.layer4.train(mode)
         return self
 
-    def once(self, x):
-        if not self.is_clip: return tuple(tower_features(self.visual, x, self.amp))
-        with torch.autocast(x.device.type, self.amp, enabled=self.amp is not None): f = clips.image_features(self.visual, x)
-        return f.dense.float(), f.pooled.float()
+# %% ../../nbs/32_vanilla_backbones.ipynb #d98ed47e
+def trunk_once(trunk, x):
+    "Features of images, as a tuple."
+    if not trunk.is_clip: return tuple(tower_features(trunk.visual, x, trunk.amp))
+    with torch.autocast(x.device.type, trunk.amp, enabled=trunk.amp is not None): f = clips.image_features(trunk.visual, x)
+    return f.dense.float(), f.pooled.float()
 
-# %% ../../nbs/32_vanilla_backbones.ipynb #64cdf7d8
 def trunk_forward(
     trunk:Trunk,
     x:Tensor,  # (B, 3, H, W)
@@ -218,4 +219,4 @@ def trunk_forward(
     parts = [checkpoint(trunk.once, part, use_reentrant=False, context_fn=again) for part in x.split(trunk.micro)]
     return Features(*(torch.cat(p) for p in zip(*parts)))
 
-Trunk.forward = trunk_forward
+Trunk.once, Trunk.forward = trunk_once, trunk_forward
