@@ -35,7 +35,6 @@ from .labels import partial, single_positive
 from .learner import fit, predict
 from .methods import METHODS, TITLES, create, find
 from .metrics import evaluate
-from .vanilla import backbones as towers
 from .views import open_views
 
 # %% ../nbs/13_runs.ipynb #7fa6ef92
@@ -76,6 +75,7 @@ def key(self:Run):
 @lru_cache(maxsize=4)
 def load_clip(backbone, weights, image_size, device):
     "The frozen CLIP of a run, or its vanilla tower."
+    from trmml.vanilla import backbones as towers   # a later room
     return (towers if backbone in towers.TOWERS else clips).load(backbone, weights or None, image_size, device)
 
 @lru_cache(maxsize=4)

@@ -141,7 +141,7 @@ def load(
     if state is not None: fit_state(model, state, source)
     return Tower(model, name, source, image_size or (256 if name == 'doodle-resnet' else 448), compute).to(device or 'cpu')
 
-# %% ../../nbs/32_vanilla_backbones.ipynb #0fb6d0af
+# %% ../../nbs/32_vanilla_backbones.ipynb #a95030d6
 def glove(
     path,       # of a text file: a word and its numbers a line
     names:list, # C class names
@@ -156,6 +156,7 @@ def glove(
     if missing: raise ValueError(f'{path} has no vector for {", ".join(missing[:5])}: rename these classes or give the vectors as a tensor')
     return torch.stack([torch.stack([found[w] for w in n.lower().split()]).mean(0) for n in names])
 
+# %% ../../nbs/32_vanilla_backbones.ipynb #c94059e3
 def word_vectors(
     clip,       # a CLIP or a Tower
     names:list, # C class names
