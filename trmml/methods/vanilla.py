@@ -134,7 +134,7 @@ def after_step(self:Vanilla):
     for a, b in zip(self.mean.state_dict().values(), nn.ModuleList([self.net, self.trunk or nn.Identity()]).state_dict().values()):
         a.lerp_(b, 1 - self.ema) if a.is_floating_point() else a.copy_(b)
 
-# %% ../../nbs/33_vanilla.ipynb #6afc4739
+# %% ../../nbs/33_vanilla.ipynb #1327a3a8
 @patch
 def training_set(self:Vanilla, store, labels):
     "Pictures, changed anew in each epoch, for a tower that is trained; the store and labels are remembered."
@@ -155,7 +155,7 @@ def size_tables(self:Vanilla, labels): "Give what has a row for each training im
 @patch
 def load_state_dict(self:Vanilla, state, *args, **kwargs):
     for k in self.sized:
-        if k in state: t = torch.empty_like(state[k], device=self.clip.device); setattr(self, k, nn.Parameter(t) if k == 'theta' else t)
+        if k in state and state[k].shape != getattr(self, k).shape: t = torch.empty_like(state[k], device=self.clip.device); setattr(self, k, nn.Parameter(t) if k == 'theta' else t)
     return Method.load_state_dict(self, state, *args, **kwargs)
 
 # %% ../../nbs/33_vanilla.ipynb #3c4d3573
