@@ -16,7 +16,7 @@ from trmml import data, runs
 from trmml.labels import partial, single_positive
 from trmml.learner import TensorStore, fit, optimizer, predict
 from trmml.method import count_parameters
-from trmml.methods import METHODS, OFFICIAL, TITLES, TRIALS, arguments, create, find, trials
+from trmml.methods import METHODS, OFFICIAL, TITLES, TRIALS, VANILLA, arguments, create, find, trials
 from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, position_shift
 from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept
 from trmml.methods.scpnet import (SCPNet, SETTINGS, Views, adjacency, calibration, consistency, hard_targets, one_cycle,
@@ -31,7 +31,7 @@ SETUP = {'hspnet': dict(parents=TREE, hidden=32), 'hspnet-frozen': dict(parents=
          'scpnet-frozen': dict(hidden=32), 'taidpt': dict(n_captions=200, batch=128), 'taiadapter': dict(n_captions=200, batch=128),
          **{k: dict(text_settings=dict(n_captions=200, batch=128)) for k in ('taidpt+dualcoop', 'taidpt+trmml', 'taiadapter+dualcoop')}}
 TRAINED = [m for m in METHODS if find(m)[0].trainable]
-FROZEN = [m for m in TRAINED if m not in ('scpnet', 'hspnet')]
+FROZEN = [m for m in TRAINED if m not in ('scpnet', 'hspnet') + tuple(VANILLA)]
 
 
 class Shapes(trmml.clip.CLIP):

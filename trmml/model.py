@@ -19,8 +19,8 @@ from torch.nn.functional import normalize
 from .clip import CLIP, PromptLearner
 from .contrastive import Projector, nce_loss
 from .distillation import kd_loss, match_both
-from .losses import asymmetric_loss, total_loss
-from .method import Method, as_features, count_parameters
+from .losses import total_loss
+from .method import Method, as_features, classification, count_parameters
 from .prototypes import MemoryBank, Thresholds, agree, fill_unknown, pseudo_labels, topk_pixels
 from .regions import RegionDecoder, matching, pool_regions, region_maps
 
@@ -72,6 +72,7 @@ def check_options(**given):
 class TRMML(Method):
     "Text-Region Matching for multi-label recognition with missing labels (Ma et al., ACM MM 2024)."
     recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40, batch=128)
+    exchangeable = True   # `loss=`
 
     def __init__(self,
         clip:CLIP, classes:list,        # frozen encoder, prompt-ready class names
@@ -153,6 +154,7 @@ def begin_epoch(self:TRMML, epoch, epochs):
     if self.stage == 1 and epoch >= self.warmup*epochs:
         with torch.no_grad(): self.T.copy_(normalize(self.encode_text()[0], dim=-1))
         self.stage.fill_(2)
+    self.epoch = epoch
 
 @patch
 @torch.no_grad()
@@ -175,8 +177,8 @@ def loss(self:TRMML, x, labels):
     out = self.forward(x); nce = self.contrast(out, labels) if self.contrastive else None
     self.pseudo = self.estimate(out, labels)
     filled, asl = fill_unknown(labels, self.pseudo), dict(self.asl, reduction='batch', eps=1e-8)
-    return total_loss(asymmetric_loss(out['logits_q'], filled, **asl) if self.region else None,
-                      asymmetric_loss(out['logits_r'], filled, **asl),
+    return total_loss(classification(self, out['logits_q'], filled, **asl) if self.region else None,
+                      classification(self, out['logits_r'], filled, **asl),
                       kd_loss(out['logits_r'], out['logits_q']) if self.kd else None,
                       nce, self.alpha, self.beta, self.gamma)
 

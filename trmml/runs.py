@@ -87,8 +87,9 @@ def members(run:Run)->list:
 # %% ../nbs/13_runs.ipynb #706ed325
 @lru_cache(maxsize=4)
 def load_clip(backbone, weights, image_size, device):
-    "The frozen CLIP of a run."
-    return clips.load(backbone, weights or None, image_size, device)
+    "The frozen CLIP of a run, or its vanilla tower."
+    from trmml.vanilla import backbones as towers   # a later room
+    return (towers if backbone in towers.TOWERS else clips).load(backbone, weights or None, image_size, device)
 
 @lru_cache(maxsize=4)
 def load_split(dataset, split, root, difficult, settings=()):

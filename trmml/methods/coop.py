@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..clip import CLIP, PromptLearner
-from ..losses import asymmetric_loss
-from ..method import Method, as_features
+from ..method import Method, as_features, classification
 
 # %% ../../nbs/23_coop.ipynb #d74abde0
 WAYS = ('text-image', 'text-pixel', 'text-text', 'text-region')
@@ -61,6 +60,7 @@ def shared_cross_entropy(
 # %% ../../nbs/23_coop.ipynb #bad09144
 class CoOp(Method):
     "CoOp: learned prompts against CLIP's pooled vector."
+    exchangeable = True   # `loss=`
     recipe = dict(optimizer='sgd', lr=2e-3, weight_decay=5e-4, schedule='cosine', epochs=50, batch=32)
 
     def __init__(self,
@@ -100,4 +100,4 @@ def scores(self:CoOp, x):
 def loss(self:CoOp, x, labels):
     "The one term that is minimised."
     z = self.logits(x)
-    return dict(total=shared_cross_entropy(z, labels) if self.loss_kind == 'softmax' else asymmetric_loss(z, labels, **self.asl))
+    return dict(total=shared_cross_entropy(z, labels) if self.loss_kind == 'softmax' else classification(self, z, labels, **self.asl))

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..clip import CLIP, PromptLearner, position_embedding
-from ..losses import asymmetric_loss
-from ..method import Method, as_features
+from ..method import Method, as_features, classification
 
 # %% ../../nbs/21_dualcoop.ipynb #20ceff8e
 @torch.no_grad()
@@ -52,6 +51,7 @@ def dual_pixel_logits(
 # %% ../../nbs/21_dualcoop.ipynb #b64d3040
 class DualCoOp(Method):
     "DualCoOp as in its official code (sunxm2357/DualCoOp): dual prompts, text-pixel matching."
+    exchangeable = True   # `loss=`
     recipe = dict(optimizer='sgd', lr=2e-3, weight_decay=5e-4, schedule='cosine', epochs=50, batch=32)
 
     def __init__(self,
@@ -92,7 +92,7 @@ def forward(self:DualCoOp, x):
 @patch
 def loss(self:DualCoOp, x, labels):
     "The asymmetric loss, and what is minimised."
-    cls = asymmetric_loss(self.logits(x), labels, **self.asl)
+    cls = classification(self, self.logits(x), labels, **self.asl)
     return dict(cls=cls, total=self.loss_w*cls)
 
 @patch
