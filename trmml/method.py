@@ -54,8 +54,7 @@ class Method(nn.Module):
         **recipe,          # entries of the recipe to override
     ):
         super().__init__()
-        unknown = set(recipe) - set(self.recipe)
-        if unknown: raise TypeError(f'{type(self).__name__} has no setting {sorted(unknown)[0]!r}')
+        if unknown := set(recipe) - set(self.recipe): raise TypeError(f'{type(self).__name__} has no setting {sorted(unknown)[0]!r}')
         self.recipe, self._clip, self._text = {**self.recipe, **recipe}, [clip], None
         self.loss_name, self.classes = check_loss(self, loss), list(classes)
         if len(set(self.classes)) < len(self.classes): raise ValueError('class names must differ from each other')
