@@ -414,7 +414,7 @@ def write_table(
     path,                 # without suffix
 )->str:                   # how these numbers compare with those that lay there
     "Write a table for people and for programs; what lay there before is the number to expect."
-    flat = numbers.copy(); flat.columns = [f'{k:g}_{v}' if k != 'avg' else f'avg_{v}' for k, v in flat.columns]
+    flat = numbers.copy(); flat.columns = [f'{k}_{v}' if isinstance(k, str) else f'{k:g}_{v}' for k, v in flat.columns]
     path = Path(path); before = pd.read_csv(f'{path}.csv', index_col=0) if Path(f'{path}.csv').exists() else None
     write_whole(f'{path}.csv', flat.round(4).to_csv()); write_whole(f'{path}.md', shown.reset_index().to_markdown(index=False) + '\n')
     if before is None or not set(flat.index) & set(before.index) or 'avg_mean' not in before: return 'No earlier numbers to compare with.'
