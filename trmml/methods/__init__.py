@@ -14,6 +14,7 @@ from importlib import import_module
 # %% ../../nbs/22_methods.ipynb #15b3f512
 METHODS = {
     'trmml': ('trmml.model:TRMML', {}),
+    'trmml-moved': ('trmml.transfer:Moved', {}),
     'dualcoop': ('trmml.methods.dualcoop:DualCoOp', {}),
     'dualcoop-tai': ('trmml.methods.dualcoop:DualCoOpTaI', {}),
     'dualcoop-baseline': ('trmml.methods.dualcoop:DualCoOpBaseline', {}),
@@ -33,7 +34,7 @@ METHODS = {
 
 # %% ../../nbs/22_methods.ipynb #89ed73b3
 TITLES = {
-    'trmml': 'TRM-ML', 'dualcoop': 'DualCoOp', 'dualcoop-tai': 'DualCoOp (TaI-DPT\'s re-run)', 'dualcoop-baseline': 'baseline of Table 3',
+    'trmml': 'TRM-ML', 'trmml-moved': 'TRM-ML, regions from complete labels', 'dualcoop': 'DualCoOp', 'dualcoop-tai': 'DualCoOp (TaI-DPT\'s re-run)', 'dualcoop-baseline': 'baseline of Table 3',
     'coop': 'CoOp (our variant)', 'taidpt': 'TaI-DPT', 'taidpt+dualcoop': 'TaI-DPT + DualCoOp', 'taidpt+trmml': 'TaI-DPT + TRM-ML',
     'scpnet': 'SCPNet', 'scpnet-frozen': 'SCPNet (frozen image tower)', 'hspnet': 'HSPNet', 'hspnet-frozen': 'HSPNet (frozen image tower)',
     'taiadapter': 'TaI-Adapter (our reading)', 'taiadapter+dualcoop': 'TaI-Adapter (our reading) + DualCoOp',
