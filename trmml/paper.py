@@ -80,6 +80,7 @@ def unsure(
     pairs = {m: runs.paired(df, own, m, level) for m in df.method.unique() if m != own}
     return {m for m, d in pairs.items() if not (d['low'] > 0 or d['high'] < 0)}
 
+# %% ../nbs/13c_paper.ipynb #d38e5345
 def number(x): return '' if pd.isna(x) else f'{x:.1f}'
 
 def beside(
@@ -156,6 +157,7 @@ def estimate(
     once = sum(n/DENSE.get(b, math.nan)*costs.get('features', {}).get(b, math.nan) for (_, b), n in place.items())
     return total + (0 if math.isnan(once) else once), 2*sum(place.values())
 
+# %% ../nbs/13c_paper.ipynb #f5b7c2b5
 def in_words(seconds, disk):
     "'about 2.5 h, 0.2 GB of features'."
     if math.isnan(seconds): return 'time not known: nothing like it was timed here'

@@ -75,6 +75,7 @@ def gain_curve(
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=9)
     return fig
 
+# %% ../nbs/13d_pictures.ipynb #9c21785d
 def gains(df, base, stated):
     "Gains over a base as bars, the stated ones as diamonds."
     es = {k: e for k in stated if (e := effect(df, k, base))}
