@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRINTED', 'MARK', 'PICTURES', 'DENSE', 'printed', 'gather', 'means', 'unsure', 'number', 'beside', 'file_name',
-           'latex', 'write', 'measured_costs', 'size', 'estimate', 'in_words', 'command', 'to_fill', 'need']
+           'latex', 'write', 'measured_costs', 'write_costs', 'size', 'estimate', 'in_words', 'command', 'to_fill',
+           'need']
 
 # %% ../nbs/13c_paper.ipynb #7842b95b
 import hashlib
@@ -137,6 +138,10 @@ def measured_costs(out='results')->dict: # seconds of a run on the doodles by me
     if (folder/'costs.csv').exists(): seconds = pd.read_csv(folder/'costs.csv', index_col=0).seconds.to_dict()
     if (folder/'table5-latency.csv').exists(): pictures = pd.read_csv(folder/'table5-latency.csv', index_col=0).picture_seconds.dropna().to_dict()
     return dict(seconds, features=pictures)
+
+def write_costs(results, out='results'):
+    "Keep the mean seconds of a run by method."
+    runs.write_whole(Path(out)/'tables'/'costs.csv', runs.frame(results).groupby('method').seconds.mean().round(1).to_csv())
 
 def size(dataset, measured=None): return PICTURES.get(ALIASES.get(dataset, dataset), measured or (math.nan, math.nan))
 
