@@ -4,23 +4,23 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'OPENAI_MARKS', 'DOODLE_CLIP', 'DOODLE_FILE', 'feature_map', 'position_embedding', 'attention_pool',
-           'dense_features', 'Features', 'image_features', 'fold_batchnorm', 'causal_block', 'encode_embeddings',
-           'encode_by_length', 'byte_pairs', 'tokenize', 'read_weights', 'check_fit', 'unpack', 'architecture',
-           'settings_of', 'resnets', 'CLIP', 'square', 'warn_unknown', 'weights_file', 'random_weights',
-           'stored_weights', 'load', 'around_context', 'PromptLearner']
+           'dense_features', 'Features', 'image_features', 'fold_batchnorm', 'fold_projections', 'Packing', 'packing',
+           'attend', 'packed_block', 'causal_block', 'encode_embeddings', 'byte_pairs', 'tokenize', 'read_weights',
+           'check_fit', 'unpack', 'architecture', 'settings_of', 'resnets', 'CLIP', 'square', 'warn_unknown',
+           'weights_file', 'random_weights', 'stored_weights', 'load', 'around_context', 'PromptLearner']
 
 # %% ../nbs/03_clip.ipynb #ab180a25
 import copy
 import hashlib
 import warnings
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange
 from fastcore.basics import patch
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
@@ -58,10 +58,11 @@ def attention_pool(
     "CLIP's pooled feature: one query, the mean token, attends to itself and to all positions."
     x = rearrange(m, 'b c h w -> b (h w) c')
     x = torch.cat([x.mean(1, keepdim=True), x], 1) + position_embedding(pool, *m.shape[-2:]).to(m.dtype)
-    q, k, v = pool.q_proj(x[:, :1]), pool.k_proj(x), pool.v_proj(x)
-    q, k, v = (rearrange(t, 'b n (g e) -> b n g e', g=pool.num_heads) for t in (q, k, v))
-    a = (q*k).sum(-1, keepdim=True)*q.shape[-1]**-.5   # (B, 1 + h*w, g, 1)
-    return pool.c_proj(rearrange((a.softmax(1)*v).sum(1), 'b g e -> b (g e)'))
+    q = rearrange(pool.q_proj(x[:, 0]), 'b (g e) -> b g e', g=pool.num_heads)
+    w_k, w_v = (rearrange(p.weight, '(g e) c -> g e c', g=pool.num_heads) for p in (pool.k_proj, pool.v_proj))
+    a = einsum(q, w_k, 'b g e, g e c -> b g c') @ x.mT*q.shape[-1]**-.5   # (B, g, 1 + h*w)
+    v = einsum(a.softmax(-1) @ x, w_v, 'b g c, g e c -> b g e')
+    return pool.c_proj(rearrange(v, 'b g e -> b (g e)') + pool.v_proj.bias)
 
 # %% ../nbs/03_clip.ipynb #66c70d0d
 def dense_features(
@@ -69,7 +70,9 @@ def dense_features(
     m:Tensor, # (B, c, h, w) feature map
 )->Tensor:    # (B, d, h, w)
     "Every position through the value and output projections, without mixing: vectors of the joint space that have a place."
-    return rearrange(pool.c_proj(pool.v_proj(rearrange(m, 'b c h w -> b h w c'))), 'b h w d -> b d h w')
+    x = rearrange(m, 'b c h w -> b h w c')
+    f = pool.joint(x) if hasattr(pool, 'joint') else pool.c_proj(pool.v_proj(x))   # one matrix, if `fold_projections` was there
+    return rearrange(f, 'b h w d -> b d h w')
 
 # %% ../nbs/03_clip.ipynb #7935b506
 class Features(NamedTuple):
@@ -99,56 +102,99 @@ def fold_batchnorm(
                 setattr(m, c, fuse_conv_bn_eval(getattr(m, c), getattr(m, b))); setattr(m, b, nn.Identity())
     return visual.to(memory_format=torch.channels_last)
 
+# %% ../nbs/03_clip.ipynb #72759b39
+@torch.inference_mode(False)
+def fold_projections(
+    visual, # open_clip's ModifiedResNet
+):          # the same, with `attnpool.joint`: value and output projection in one
+    "Multiply the two projections of dense features once and for all."
+    (w_v, b_v), (w_c, b_c) = ((p.weight.detach().double(), p.bias.detach().double()) for p in (visual.attnpool.v_proj, visual.attnpool.c_proj))
+    joint = nn.Linear(w_v.shape[1], len(w_c)).to(visual.attnpool.c_proj.weight).requires_grad_(False)
+    joint.weight.copy_(w_c @ w_v); joint.bias.copy_(w_c @ b_v + b_c)
+    visual.attnpool.joint = joint
+    return visual
+
 # %% ../nbs/03_clip.ipynb #decc53bd
-def causal_block(
-    block,           # open_clip's ResidualAttentionBlock
-    x:Tensor,        # (K, L, width)
-    end:Tensor=None, # (K,) the only positions wanted; None: all
-    past=(),         # keys and values (1, P, width) of P tokens that stand before all sentences
-)->tuple:            # (K, L, width), or (K, 1, width); keys and values (K, L, width)
+class Packing(NamedTuple):
+    "How sentences lie in the rows of a matrix: first what all have in common, then sentence by sentence, short ones first."
+    rows: Tensor   # (T,) which of the K*L tokens
+    last: Tensor   # (K,) rows of the end tokens
+    back: Tensor   # (K,) where each sentence went
+    groups: tuple  # (sentences, tokens of each), in the order of the rows; the first group is the common one
+    shared: int    # tokens in common, 0 if none
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def packing(
+    end:tuple,    # positions of the K end tokens
+    L:int,        # tokens of a sentence before it is cut
+    shared:int=0, # first tokens that all sentences have in common
+    device=None,
+)->Packing:
+    "The packing of sentences by their length."
+    order = sorted(range(len(end)), key=end.__getitem__); lengths = [end[k] + 1 - shared for k in order]
+    rows = [*range(shared), *(k*L + i for k in order for i in range(shared, end[k] + 1))]
+    last = torch.tensor(lengths).cumsum(0) + shared - 1
+    groups = [(1, shared)]*(shared > 0) + [(lengths.count(l), l) for l in sorted(set(lengths))]
+    return Packing(*(t.to(device) for t in (torch.tensor(rows), last, torch.tensor(order).argsort())), tuple(groups), shared)
+
+# %% ../nbs/03_clip.ipynb #8864c5b9
+def attend(
+    q, k, v, # (T, width) keys and values of all rows, queries of those that ask
+    asking,  # (sentences, tokens of each) of the queries
+    groups,  # ... of keys and values
+    shared,  # whether all see the first group
+    heads:int,
+)->Tensor:   # of the queries' shape
+    "Causal attention, sentences of equal length together."
+    def split(t, groups):
+        parts = t.split([n*l for n, l in groups])
+        return [rearrange(x, '(n l) (g e) -> n g l e', n=n, g=heads) for x, (n, _) in zip(parts, groups)]
+    ks, vs, out = split(k, groups), split(v, groups), []
+    for i, a in enumerate(split(q, asking)):
+        if not a.shape[2]: continue                        # nobody of this group asks
+        b, c = (torch.cat([t[0].expand(len(a), -1, -1, -1), t[i]], 2) if shared and i else t[i] for t in (ks, vs))
+        seen = torch.ones(a.shape[2], b.shape[2], dtype=torch.bool, device=a.device).tril(b.shape[2] - a.shape[2])
+        out.append(rearrange(F.scaled_dot_product_attention(a, b, c, seen), 'n g l e -> (n l) (g e)'))
+    return torch.cat(out)
+
+def packed_block(
+    block,          # open_clip's ResidualAttentionBlock
+    x:Tensor,       # (T, width) packed tokens
+    p:Packing,
+    only_last=False,# of each sentence, (K, width)
+)->Tensor:          # (T, width) or (K, width)
     "One transformer layer with causal attention."
-    a, d, y, P = block.attn, x.shape[-1], block.ln_1(x), past[0].shape[1] if past else 0
-    (wq, wkv), (bq, bkv) = (p.split((d, 2*d)) for p in (a.in_proj_weight, a.in_proj_bias))
-    now = F.linear(y, wkv, bkv).chunk(2, -1)
-    both = [torch.cat([p.expand(len(x), -1, -1), t], 1) for p, t in zip(past, now)] if past else now   # (K, P + L, width)
-    seen = torch.ones(x.shape[1], P + x.shape[1], dtype=torch.bool, device=x.device).tril(P)           # (L, P + L)
-    if end is not None:
-        x, y = (t[torch.arange(len(t), device=t.device), end][:, None] for t in (x, y))
-        seen = seen[end][:, None, None]                                                                # (K, 1, 1, P + L)
-    q, k, v = (rearrange(t, 'k l (g e) -> k g l e', g=a.num_heads) for t in (F.linear(y, wq, bq), *both))
-    o = F.scaled_dot_product_attention(q, k, v, seen)
-    x = x + block.ls_1(a.out_proj(rearrange(o, 'k g l e -> k l (g e)')))
-    return x + block.ls_2(block.mlp(block.ln_2(x))), now
+    a, d, y, asking = block.attn, x.shape[-1], block.ln_1(x), p.groups
+    (wq, wkv), (bq, bkv) = (t.split((d, 2*d)) for t in (a.in_proj_weight, a.in_proj_bias))
+    k, v = F.linear(y, wkv, bkv).chunk(2, -1)
+    if only_last: x, y = x[p.last], y[p.last]; asking = [(n, int(i > 0 or not p.shared)) for i, (n, _) in enumerate(p.groups)]
+    o = attend(F.linear(y, wq, bq), k, v, asking, p.groups, p.shared > 0, a.num_heads)
+    x = x + block.ls_1(a.out_proj(o))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+# %% ../nbs/03_clip.ipynb #91d053c0
+def causal_block(
+    block,    # open_clip's ResidualAttentionBlock
+    x:Tensor, # (K, L, width)
+)->tuple:     # (K, L, width); nothing more
+    "One transformer layer of sentences of equal length, all tokens wanted."
+    p = packing((x.shape[1] - 1,)*len(x), x.shape[1])
+    return packed_block(block, x.flatten(0, 1), p).view_as(x), ()
 
 # %% ../nbs/03_clip.ipynb #26a51097
 def encode_embeddings(
     model,        # open_clip's CLIP
     x:Tensor,     # (K, L, width) token embeddings, L <= 77
-    end:Tensor,   # (K,) position of each end token
+    end,          # (K,) position of each end token; a tuple of numbers saves a GPU from waiting for the processor
     shared:int=0, # first vectors that all sentences have in common: computed once
 )->Tensor:        # (K, d) text features, not of unit length
     "Text features of sentences given as vectors: what prompt learning differentiates through."
-    L = int(end.max()) + 1
-    x = x[:, :L] + model.positional_embedding[:L].to(x.dtype)
-    first, x, past, (*_, last) = x[:1, :shared], x[:, shared:], (), model.transformer.resblocks
-    for block in model.transformer.resblocks:
-        if shared: first, past = causal_block(block, first)
-        x, _ = causal_block(block, x, end - shared if block is last else None, past)
-    return model.ln_final(x[:, 0]) @ model.text_projection.to(x.dtype)
-
-# %% ../nbs/03_clip.ipynb #77131649
-def encode_by_length(
-    model,          # open_clip's CLIP
-    x:Tensor,       # (K, L, width) token embeddings
-    end:Tensor,     # (K,) position of each end token
-    shared:int=0,   # first vectors that all sentences have in common
-    at_once:int=40, # sentences a group on a CPU
-)->Tensor:          # (K, d) text features, not of unit length
-    "As `encode_embeddings`, sentences of like length together."
-    if x.device.type != 'cpu' or len(x) <= at_once: return encode_embeddings(model, x, end, shared)
-    order = end.argsort(stable=True)
-    parts = [encode_embeddings(model, x[rows], end[rows], shared) for rows in order.split(at_once)]
-    return torch.cat(parts)[order.argsort()]
+    p = packing(tuple(end.tolist()) if isinstance(end, Tensor) else end, x.shape[1], shared, x.device)
+    x = (x + model.positional_embedding[:x.shape[1]].to(x.dtype)).flatten(0, 1).index_select(0, p.rows)
+    *blocks, last = model.transformer.resblocks
+    for block in blocks: x = packed_block(block, x, p)
+    return (model.ln_final(packed_block(last, x, p, True)) @ model.text_projection.to(x.dtype))[p.back]
 
 # %% ../nbs/03_clip.ipynb #e9336ee1
 @cache
@@ -290,10 +336,10 @@ class CLIP(nn.Module):
 # %% ../nbs/03_clip.ipynb #8d089ce7
 @patch(as_prop=True)
 def tower(self:CLIP):
-    "What computes features: the image tower with BatchNorm folded, or as it is while it is being trained."
+    "What computes features: the image tower folded, or as it is while it is being trained."
     visual = self.model.visual; state = sum(t._version for t in (*visual.parameters(), *visual.buffers()) if not t.is_inference())   # those cannot tell
     if visual.conv1.weight.requires_grad: return visual
-    if self._folded[:1] != (state,): self._folded = (state, fold_batchnorm(visual))   # at first, and when changed in place
+    if self._folded[:1] != (state,): self._folded = (state, fold_projections(fold_batchnorm(visual)))   # at first, and when changed in place
     return self._folded[1]
 
 # %% ../nbs/03_clip.ipynb #cd1ffcdf
@@ -410,7 +456,7 @@ class PromptLearner(nn.Module):
         super().__init__()
         for name, t in zip(('prefix', 'suffix', 'end'), around_context(clip, names, n_ctx)):
             self.register_buffer(name, t, persistent=False)
-        self.L = 1 + n_ctx + self.suffix.shape[1]
+        self.L, self.ends = 1 + n_ctx + self.suffix.shape[1], tuple(self.end.tolist())
         shape = (1 + dual, len(names) if class_specific else 1, n_ctx, self.prefix.shape[-1])
         ctx = std*torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         self.ctx = nn.Parameter(ctx.to(self.prefix))
@@ -425,6 +471,6 @@ class PromptLearner(nn.Module):
 def forward(self:PromptLearner, clip):
     "(P, C, d) text features, not of unit length, float32."
     x, (P, own, n, _) = self.embeddings(), self.ctx.shape
-    if own == 1: return torch.stack([encode_by_length(clip.model, p, self.end, 1 + n) for p in x]).float()   # all share a context
-    G = encode_by_length(clip.model, rearrange(x, 'p c l w -> (p c) l w'), self.end.repeat(P), 1)            # the start token
+    if own == 1: return torch.stack([encode_embeddings(clip.model, p, self.ends, 1 + n) for p in x]).float()   # all share a context
+    G = encode_embeddings(clip.model, rearrange(x, 'p c l w -> (p c) l w'), self.ends*P, 1)                    # the start token
     return rearrange(G.float(), '(p c) d -> p c d', p=P)
