@@ -158,6 +158,7 @@ def attend(
         out.append(rearrange(F.scaled_dot_product_attention(a, b, c, seen), 'n g l e -> (n l) (g e)'))
     return torch.cat(out)
 
+# %% ../nbs/03_clip.ipynb #04b0345d
 def packed_block(
     block,          # open_clip's ResidualAttentionBlock
     x:Tensor,       # (T, width) packed tokens
