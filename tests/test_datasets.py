@@ -72,6 +72,11 @@ def test_a_folder_in_voc_format_has_its_own_classes_and_pictures(tmp_path):
     assert [Path(p).name for p in train.paths] == ['a.jpeg', 'b.png'] and test.labels.tolist() == [[-1, 1, 1]]
 
 
+def test_train_and_val_of_a_voc_folder_may_not_overlap(tmp_path):
+    base = voc(tmp_path, 'VOC2007', dict(train=['a', 'b'], val=['b']), {'a': [('zebra', 0)], 'b': [('cat', 0)]})
+    with pytest.raises(ValueError, match="train.txt and val.txt share 'b'"): load(base.rename(tmp_path/'safari'), 'train')
+
+
 @pytest.mark.parametrize('old, new, words', [('<xmin>1</xmin>', '<xmin>11</xmin>', 'ends before it begins'), ('<xmin>1</xmin>', '<xmin>left</xmin>', 'not a VOC annotation'),
                                              ('<xmin>1</xmin>', '', 'not a VOC annotation'), ('cat', 'kat', "'kat' is none of the 20")])
 def test_broken_voc_annotations(tmp_path, old, new, words):

@@ -38,9 +38,11 @@ def execute(name, out, **parameters):
 
 def test_table1(setting, out):
     execute('table1', out, methods=['zeroshot', 'trmml'], ratios=[.5], seeds=[0], **setting)
-    table = pd.read_csv(out/'tables'/'table1-coco128.csv', index_col=0)
-    assert sorted(table.index) == ['trmml', 'zeroshot'] and table['50_mean'].between(0, 100).all()
-    assert (out/'figures'/'table1-coco128.png').stat().st_size > 5_000 and len(list((out/'runs').glob('*.json'))) == 2
+    [path] = (out/'tables').glob('table1-coco128*.csv')                              # other than usual parameters are part of the name
+    table = pd.read_csv(path, index_col=0)
+    measured = table[table['50_seeds'] > 0]
+    assert sorted(measured.index) == ['trmml', 'zeroshot'] and measured['50_mean'].between(0, 100).all()
+    assert (out/'figures'/f'{path.stem}.png').stat().st_size > 5_000 and len(list((out/'runs').glob('*.json'))) == 2
 
 
 def test_figure4(setting, out):

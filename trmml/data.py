@@ -574,6 +574,10 @@ def _voc_list(
     "trainval and test where there is a test list; else train and val, which must not overlap."
     tested = (base/'ImageSets'/'Main'/'test.txt').is_file()
     names = dict(train='trainval', test='test') if tested else dict(train='train', test='val')
+    if not tested and split in names:
+        a, b = ([l.split()[0] for l in f.read_text().splitlines() if l.strip()] if f.is_file() else []
+                for f in (base/'ImageSets'/'Main'/f'{n}.txt' for n in names.values()))
+        if both := sorted(set(a) & set(b)): raise ValueError(f'{base.name}: train.txt and val.txt share {both[0]!r} and {len(both) - 1} more: no picture may be in both')
     return names.get(split, split)
 
 # %% ../nbs/01_data.ipynb #13932961

@@ -51,7 +51,7 @@ def gather(
     missing = {k: [r for r, x in zip(grids[k], f) if x is None] for k, f in found.items()}
     results = [x for f in found.values() for x in f]
     df = runs.labelled(grids, results) if any(results) else pd.DataFrame(columns=['method', 'known', 'seed', 'mAP', 'seconds'])
-    return runs.spread(df, [100*r for r in ratios]) if len(df) else df, [x for x in results if x], {k: m for k, m in missing.items() if m}
+    return runs.spread(df, [round(100*r, 4) for r in ratios]) if len(df) else df, [x for x in results if x], {k: m for k, m in missing.items() if m}
 
 # %% ../nbs/13c_paper.ipynb #9c1948c2
 def means(

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import platform
 import time
+import warnings
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -63,6 +64,7 @@ class Run:
     def __post_init__(self):
         for name in ('settings', 'data'): object.__setattr__(self, name, tuple(sorted(dict(getattr(self, name)).items())))
         find(self.method)      # raises on an unknown name
+        object.__setattr__(self, 'dataset', data.ALIASES.get(str(self.dataset), self.dataset))
         if not 0 < self.known <= 1: raise ValueError(f'known={self.known}: a ratio in (0, 1]' + (f'; did you mean {self.known/100:g}?' if self.known > 1 else ''))
         if not 0 <= self.held_out < 1: raise ValueError(f'held_out={self.held_out}: a share in [0, 1)')
         if self.views != int(self.views) or self.views < -1: raise ValueError(f'views={self.views}: 0, a number of cached views, or -1 for fresh ones')
@@ -160,6 +162,8 @@ def parts(run:Run, root=None, device='cpu', progress=False):
         keep, held = hold_out(len(train), run.held_out)
         return (Rows(store, keep), known[keep], train.labels[keep]), (Rows(features('train'), held), train.labels[held]), train, clip
     test = load_split(run.dataset, 'test', root, run.difficult, run.data)
+    if list(test.paths) == list(train.paths):
+        warnings.warn(f'{run.dataset}: train and test are the same {len(test)} images, so the score says nothing of new ones')
     keep = training_rows(run, len(train))
     own = (store, known, train.labels) if keep is None else (Rows(store, keep), known[keep], train.labels[keep])
     return own, (features('test'), test.labels), train, clip

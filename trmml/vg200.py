@@ -114,7 +114,7 @@ def derive(
     number = {n: k for k, n in enumerate(chosen)}
     index = {i: sorted(number[n] for n in found if n in number) for i, found in names.items()}
     ids = sorted((i for i in index if index[i]), key=lambda i: (hashlib.sha1(b'vg200:%d' % i).hexdigest(), i))
-    lists = dict(test=sorted(ids[:tests]), train=sorted(ids[tests:]))
+    lists = dict(train=sorted(ids[tests:]), test=sorted(ids[:tests]))   # written in this order: tests last
     return chosen, {s: [f'{i}.jpg' for i in l] for s, l in lists.items()}, {f'{i}.jpg': index[i] for i in ids}
 
 # %% ../nbs/01f_vg200.ipynb #e68acd5e
