@@ -10,7 +10,8 @@ from trmml.clip import OPENAI_MARKS
 
 ROOT = Path(__file__).resolve().parents[1]
 COCO128 = ROOT.parent/'shared'/'data'/'coco128'
-pytestmark = pytest.mark.skipif(not COCO128.is_dir(), reason='shared/data/coco128 is not beside the repository')
+pytestmark = [pytest.mark.skipif(not COCO128.is_dir(), reason='shared/data/coco128 is not beside the repository'),
+              pytest.mark.xdist_group('photos')]   # Figure 4 shows what Table 1 has trained: one process for both
 
 
 @pytest.fixture(scope='module', params=['doodle-clip', 'RN50'])
