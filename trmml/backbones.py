@@ -19,7 +19,7 @@ from open_clip.model import _build_vision_tower
 from torch import Tensor, nn
 from torchvision import transforms as T
 
-from .clip import (CLIP, MEAN, OPENAI_MARKS, STD, Features, PromptLearner, byte_pairs, encode_by_length, read_weights,
+from .clip import (CLIP, MEAN, OPENAI_MARKS, STD, Features, PromptLearner, byte_pairs, encode_embeddings, read_weights,
                         settings_of, tokenize, unpack, weights_file, DOODLE_FILE)
 from . import clip as clips
 
@@ -228,7 +228,7 @@ def tokens(self:OpenCLIP, sentences):
 def text(self:OpenCLIP, sentences):
     "(K, d) features of K sentences."
     tokens = self.tokens(sentences).to(self.device); x, end = self.model.token_embedding(tokens), tokens.argmax(1)
-    return encode_by_length(self.model, x, end) if self.model.plain else encode_whole(self.model, x, end)
+    return encode_embeddings(self.model, x, end) if self.model.plain else encode_whole(self.model, x, end)
 
 # %% ../nbs/40_backbones.ipynb #08fe0b32
 @patch(as_prop=True)

@@ -30,6 +30,7 @@ from joblib import Parallel, cpu_count, delayed
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+# %% ../nbs/13_runs.ipynb #56efa255
 import trmml
 from . import clip as clips, data
 from .companion import project_root
@@ -40,9 +41,9 @@ from .methods import METHODS, TITLES, create, find, trial
 from .metrics import evaluate
 from .views import open_views
 
-# %% ../nbs/13_runs.ipynb #7fa6ef92
-PROTOCOLS = ('partial', 'single', 'largeloss', 'splc')
+PROTOCOLS = ('partial', 'single', 'largeloss', 'splc')   # some labels known at random; one positive an image, drawn in three ways
 
+# %% ../nbs/13_runs.ipynb #7fa6ef92
 @dataclass(frozen=True)
 class Run:
     "Everything that determines a number."
