@@ -20,7 +20,7 @@ from .clip import CLIP, PromptLearner
 from .contrastive import Projector, nce_loss
 from .distillation import kd_loss, match_both
 from .losses import total_loss
-from .method import Method, as_features, classification, count_parameters
+from .method import Method, as_features, assumed, classification, count_parameters
 from .prototypes import MemoryBank, Thresholds, agree, fill_unknown, pseudo_labels, topk_pixels
 from .regions import RegionDecoder, matching, pool_regions, region_maps
 
@@ -162,8 +162,9 @@ def estimate(self:TRMML, out, labels):
     "(B, C) int8: pseudo-labels of a batch; thresholds and bank learn from its known labels (Eq. 7-12)."
     F_r, every = out['F_r'].detach(), torch.ones(labels.shape[1], dtype=torch.bool, device=labels.device)
     T = self.T if self.stage == 2 else normalize(out['G'][0].detach(), dim=-1)
-    visual = judge(self.bank.mean_similarity(F_r), self.by_visual, labels, self.bank.ready, self.eta)
-    text = judge(matching(F_r, T), self.by_text, labels, every, self.eta)
+    taught = assumed(self, labels)   # where nothing is known to be absent, thresholds too take unknown for absent
+    visual = judge(self.bank.mean_similarity(F_r), self.by_visual, taught, self.bank.ready, self.eta)
+    text = judge(matching(F_r, T), self.by_text, taught, every, self.eta)
     self.bank.push(topk_pixels(out['energies'], out['f'], self.topk, labels == 1), labels)
     if self.stage == 1 or self.prototypes == 'none': return torch.zeros_like(labels)
     return dict(both=agree(visual, text), visual=visual, text=text)[self.prototypes]

@@ -303,7 +303,7 @@ def grid(
     "Runs for every method, ratio and seed; what reads no labels is one run a seed, what needs no training is one."
     runs = []
     for m in methods:
-        own = chosen(m, common.get('backbone', 'doodle-clip')) if settings is None else settings.get(m, {})
+        own = chosen(m, common.get('backbone', 'doodle-clip'), common.get('protocol', 'partial')) if settings is None else settings.get(m, {})
         if epochs is not None: own = {**own, 'epochs': epochs}
         runs += dict.fromkeys(stands_for(Run(dataset, m, float(r), s, settings=own, **common)) for r in ratios for s in seeds)
     return runs
@@ -316,10 +316,11 @@ BEST = {'dualcoop-tai': (1e-2, .6), 'dualcoop-baseline': (5e-3, 2.), 'coop': (5e
 CHOSEN['doodle-clip'] |= {m: trial(m, *best) for m, best in BEST.items()}
 
 # %% ../nbs/13_runs.ipynb #027077cf
-def chosen(method:str, backbone:str)->dict:
-    "Settings of a method that were chosen for a backbone on held-out training data."
+def chosen(method:str, backbone:str, protocol='partial')->dict:
+    "Settings of a method that were chosen for a backbone on held-out training data, and what the protocol asks for."
     own, fixed = dict(CHOSEN.get(backbone, {}).get(method, {})), METHODS.get(method, (None, {}))[1]
-    both = {f'{k}_settings': tuple(sorted(chosen(fixed[k], backbone).items())) for k in ('text', 'image') if k in fixed}   # of an ensemble: its members'
+    if protocol != 'partial' and method in METHODS and find(method)[0].exchangeable: own['unknown'] = 'negative'
+    both = {f'{k}_settings': tuple(sorted(chosen(fixed[k], backbone, protocol).items())) for k in ('text', 'image') if k in fixed}   # of an ensemble: its members'
     return {**{k: v for k, v in both.items() if v}, **own}
 
 # %% ../nbs/13_runs.ipynb #27d5aaea
