@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['project_root', 'results_folder', 'locate', 'dataset_label', 'as_list', 'as_bool', 'as_number', 'pick_pictures',
-           'picture', 'picture_boxes', 'Guess', 'top_guesses', 'pointing', 'region_numbers', 'in_words', 'small']
+           'picture', 'picture_boxes', 'Guess', 'top_guesses', 'class_maps', 'pointing', 'region_numbers', 'in_words',
+           'small']
 
 # %% ../nbs/13b_companion.ipynb #a710be0b
 import re
@@ -156,20 +157,27 @@ def top_guesses(
 
 # %% ../nbs/13b_companion.ipynb #8c35bb00
 @torch.no_grad()
-def pointing(
+def class_maps(
     method,     # a trained Method that makes regions
     ds,         # Dataset with boxes
     store,      # its features: batch(rows, device)
     rows,       # which of its pictures
     batch=64,
-):              # (n,) hit or not, (n,) probability of a hit by chance; one entry a pair of picture and class
-    "Pointing game of a method on the pairs of a picture and a class in it."
+):              # (n, h, w) maps; (n,) places in `rows`, (n,) class columns, list of n arrays of boxes: one entry a pair of picture and class
+    "The maps of the classes that are in the pictures."
     (image, label, boxes), maps = box_pairs(ds.subset(rows)), []
     for start in range(0, len(rows), batch):
         mine = (image >= start) & (image < start + batch)
         R = method.regions(store.batch(torch.as_tensor(rows[start:start + batch]), method.clip.device))
         maps.append(R.float().cpu()[image[mine] - start, label[mine]])
-    maps = torch.cat(maps); masks = box_masks(boxes, maps.shape[1:])
+    return torch.cat(maps), image, label, boxes
+
+def pointing(
+    method, ds, store, rows,   # as for `class_maps`
+    batch=64,
+):              # (n,) hit or not, (n,) probability of a hit by chance; one entry a pair of picture and class
+    "Pointing game of a method on the pairs of a picture and a class in it."
+    maps, _, _, boxes = class_maps(method, ds, store, rows, batch); masks = box_masks(boxes, maps.shape[1:])
     return pointing_game(maps, masks), masks.float().mean((1, 2))
 
 # %% ../nbs/13b_companion.ipynb #739821a5

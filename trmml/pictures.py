@@ -93,13 +93,14 @@ def dots(
     title=None,
 ):                    # figure
     "Mean and deviation of every method, a colour and shape for each column."
-    fig, ax = plt.subplots(figsize=(5, .9 + .24*len(order)), layout='constrained')
+    fig, ax = plt.subplots(figsize=(5, 1.3 + .24*len(order)), layout='constrained')
     g = df.groupby(['known', 'method']).mAP.agg(['mean', 'std'])
     for i, (known, color, marker) in enumerate(zip(df.known.unique(), ('#0072B2', '#D55E00', '#009E73'), 'os^')):
         there = [m for m in order if (known, m) in g.index]; y = np.array([order.index(m) for m in there]) + .24*i - .12
         ax.errorbar(g.loc[known].loc[there, 'mean'], y, xerr=g.loc[known].loc[there, 'std'].fillna(0), fmt=marker, color=color, ms=4, label=known)
-    ax.set(yticks=range(len(order)), yticklabels=[runs.TITLES.get(m, m) for m in order], xlabel='mAP (%)', title=title); ax.invert_yaxis()
-    ax.tick_params(labelsize=9); ax.grid(axis='x', alpha=.3); ax.legend(fontsize=9)
+    ax.set(yticks=range(len(order)), ylim=(-.5, len(order) - .5), yticklabels=[runs.TITLES.get(m, m) for m in order], xlabel='mAP (%)'); ax.set_title(title, fontsize=10); ax.invert_yaxis()
+    ax.tick_params(labelsize=9); ax.grid(axis='x', alpha=.3)
+    fig.legend(loc='outside lower center', ncols=3, fontsize=9)
     return fig
 
 # %% ../nbs/13d_pictures.ipynb #68c4c5b4

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BOX_STYLES', 'STYLE', 'PEERS', 'SPARE', 'FLAT', 'MOST', 'LOSSES', 'SHARES', 'LINES', 'save', 'to_palette',
            'thumbnail', 'show_image', 'overlay', 'draw_box', 'draw_boxes', 'guess_title', 'region_panel',
-           'region_block', 'region_figure', 'style', 'flat_line', 'paper_line', 'curves', 'curve_figure', 'log_lines',
-           'training_curve', 'bars']
+           'region_block', 'region_figure', 'map_grid', 'style', 'flat_line', 'paper_line', 'curves', 'curve_figure',
+           'log_lines', 'training_curve', 'bars']
 
 # %% ../nbs/14_viz.ipynb #0fd22eca
 import io
@@ -174,6 +174,20 @@ def region_figure(
     fig.get_layout_engine().set(h_pad=.02, w_pad=.02, hspace=.01, wspace=.01)
     for i, part in enumerate(np.ravel(fig.subfigures(n, 1, hspace=.03))):
         region_block(part, images[i], {m: g[i] for m, g in rows.items()}, boxes and boxes[i], large, fontsize)
+    return fig
+
+# %% ../nbs/14_viz.ipynb #964285f8
+def map_grid(
+    images,       # n pictures (H, W, 3) in 0..1
+    rows,         # name of a method -> n guesses (name, score, map, label), one a picture
+    boxes,        # n times class name -> (m, 4) x, y, w, h in 0..1
+    width=6., fontsize=9,
+):                # figure
+    "A column for each picture, a row for each method."
+    fig, axs = plt.subplots(len(rows), len(images), figsize=(width, len(rows)*(width/len(images) + .2)), layout='constrained', squeeze=False)
+    for j, (name, guesses) in enumerate(rows.items()):
+        for i, (img, g) in enumerate(zip(images, guesses)): region_panel(axs[j, i], img, g, boxes[i].get(g[0], ()), fontsize)
+        axs[j, 0].text(-.05, .5, name, transform=axs[j, 0].transAxes, rotation=90, ha='right', va='center', fontsize=fontsize)
     return fig
 
 # %% ../nbs/14_viz.ipynb #12435d39
