@@ -177,6 +177,24 @@ def test_two_jobs_give_what_one_gives(drawn, one_by_one, tmp_path):
         for k in files[0]: assert_close(files[0][k], files[1][k], atol=1e-5, rtol=1e-4)
 
 
+def test_two_workers_of_a_cluster_give_what_one_process_gives(drawn, one_by_one, tmp_path, monkeypatch):
+    distributed = pytest.importorskip('distributed', reason='dask is not installed')
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        monkeypatch.setenv('TRMML_CLUSTER', cluster.scheduler_address)
+        results = perform_all(many(drawn), tmp_path, tmp_path, progress=False)
+        did = cluster.scheduler.task_prefixes
+    assert did and [r['key'] for r in results] == [r.key for r in many(drawn)]        # the work was done there
+    for a, b in zip(one_by_one[0], results): assert a['mAP'] == pytest.approx(b['mAP'], abs=1e-6)
+    assert not [n for n in names(tmp_path) if n.endswith(('.tmp', '.ckpt'))]
+
+
+def test_no_cluster_at_the_address(drawn, tmp_path, monkeypatch):
+    pytest.importorskip('distributed', reason='dask is not installed')
+    monkeypatch.setenv('TRMML_CLUSTER', 'tcp://127.0.0.1:9')
+    with pytest.raises(ConnectionError, match='TRMML_CLUSTER=tcp://127.0.0.1:9: no dask scheduler answers there'):
+        perform_all([run(drawn)], tmp_path, tmp_path, progress=False)
+
+
 def test_silent(world, tmp_path, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter('error')

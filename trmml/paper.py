@@ -155,8 +155,9 @@ PICTURES = dict(doodles=(2000, 1000), voc2007=(5011, 4952), voc2012=(5717, 5823)
 DENSE = {'doodle-clip': 128*8*8, 'RN50': 1024*14*14, 'RN101': 512*14*14}   # numbers a picture at 256 and 448 pixels
 
 def measured_costs(out='results')->dict: # seconds of a run on the doodles by method; 'features': seconds a picture by backbone
-    "What was timed here, from the tables."
+    "What was timed, from the tables in `out`, else from the project's own."
     folder, seconds, pictures = Path(out)/'tables', {}, {}
+    if not (folder/'costs.csv').exists(): folder = project_root()/'results'/'tables'
     if (folder/'costs.csv').exists(): seconds = pd.read_csv(folder/'costs.csv', index_col=0).seconds.to_dict()
     if (folder/'table5-latency.csv').exists(): pictures = pd.read_csv(folder/'table5-latency.csv', index_col=0).picture_seconds.dropna().to_dict()
     return dict(seconds, features=pictures)

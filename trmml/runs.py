@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'TOWER', 'SAME', 'CHOSEN', 'BEST', 'Run', 'stands_for', 'members', 'load_clip', 'load_split', 'compute',
            'load_features', 'Rows', 'hold_out', 'observed', 'training_rows', 'parts', 'identity', 'facts', 'plain',
-           'score_all', 'write', 'perform', 'stored', 'trained', 'take_over', 'origin', 'begin', 'worker',
+           'score_all', 'write', 'perform', 'stored', 'trained', 'take_over', 'origin', 'begin', 'worker', 'engine',
            'perform_all', 'standing', 'grid', 'chosen', 'frame', 'moves', 'spread', 'summary', 'labelled', 'paired',
            'cell', 'for_people', 'paper_rows', 'write_whole', 'write_table', 'claim', 'reading', 'pace', 'closer_look']
 
@@ -18,6 +18,7 @@ import os
 import platform
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from joblib import Parallel, cpu_count, delayed
+from joblib import Parallel, cpu_count, delayed, parallel_config
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -274,6 +275,16 @@ def worker(run, root, out, device, threads, progress=False):
     try: return perform(run, root, out, device, progress)
     finally: torch.set_num_threads(before)
 
+# %% ../nbs/13_runs.ipynb #555f7ed0
+def engine(n_jobs:int):
+    "A joblib setting: processes of this machine, or the workers of the dask scheduler that TRMML_CLUSTER names."
+    if not (address := os.environ.get('TRMML_CLUSTER')): return parallel_config(n_jobs=n_jobs)
+    try: from dask.distributed import Client
+    except ImportError: raise ImportError('TRMML_CLUSTER is set, but dask is not installed: pip install "dask[distributed]"') from None
+    try: Client(address, timeout=10)   # the last one made is the one that joblib asks
+    except OSError as error: raise ConnectionError(f'TRMML_CLUSTER={address}: no dask scheduler answers there; start one with "dask scheduler"') from error
+    return parallel_config(backend='dask', n_jobs=-1)
+
 # %% ../nbs/13_runs.ipynb #d2b9ae83
 def perform_all(
     runs:list,          # of Run
@@ -285,12 +296,13 @@ def perform_all(
     absent = lambda runs: [r for r in dict.fromkeys(runs) if stored(r, out, root, device) is None]
     missing = absent(runs); waves = absent(m for r in missing for m in members(r) or [r]), [r for r in missing if members(r)]
     missing = [r for wave in waves for r in wave]
-    n_jobs = n_jobs or (1 if str(device) != 'cpu' else min(cpu_count(), max(len(missing), 1)))
-    for r in {r.views: r for r in missing}.values(): parts(r, root, device, progress)
+    n_jobs, out = n_jobs or (1 if str(device) != 'cpu' else min(cpu_count(), max(len(missing), 1))), Path(out).absolute()
+    for r in {(r.dataset, r.backbone, r.weights, r.image_size, r.views, r.data): r for r in missing}.values(): parts(r, root, device, progress)
     threads = max(1, cpu_count()//n_jobs)
     jobs = ([delayed(worker)(r, root, out, device, threads, progress and n_jobs == 1) for r in reversed(wave)] for wave in waves)   # what a table is about stands last and takes longest
-    pool = Parallel(n_jobs, return_as='generator_unordered')
-    for _ in tqdm((x for j in jobs if j for x in pool(j)), total=len(missing), desc='runs', disable=not progress or not missing): pass
+    with engine(n_jobs) if missing else nullcontext():
+        pool = Parallel(return_as='generator_unordered')
+        for _ in tqdm((x for j in jobs if j for x in pool(j)), total=len(missing), desc='runs', disable=not progress or not missing): pass
     return [stored(r, out, root, device) for r in runs]
 
 # %% ../nbs/13_runs.ipynb #2033fe5b
