@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from trmml.methods import METHODS, OFFICIAL, TITLES, TRIALS, VANILLA, arguments,
 from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, position_shift
 from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept
 from trmml.methods.scpnet import (SCPNet, SETTINGS, Views, adjacency, calibration, consistency, hard_targets, one_cycle,
-                                  paths_of, splc_loss, thresholds)
+                                  paths_of, random_change, splc_loss, thresholds)
 from trmml.methods.taidpt import TaIDPT, caption_labels, ensemble, local_scores, phrases, SYNONYMS, unplaced_features
 from trmml.metrics import average_precision, mean_ap
 
@@ -265,6 +266,11 @@ def test_one_cycle_is_that_of_pytorch():
         opt.step(); s.step() if i < 149 else None
 
 
+def test_schedule_of_a_very_short_training():
+    for n in range(2, 12):
+        for f, b in (one_cycle(i, n) for i in range(n)): assert 0 < f <= 1 + 1e-9 and .85 - 1e-9 <= b <= .95 + 1e-9
+
+
 def test_decay_spares_vectors(clip):
     method = HSPNet(clip, NAMES, TREE, hidden=8); groups = method.parameter_groups()
     assert sum(len(g['params']) for g in groups) == len([p for p in method.core.parameters() if p.requires_grad])
@@ -348,6 +354,44 @@ def test_pictures_without_positions(clip):
     torch.testing.assert_close(unplaced_features(clip, x).pooled, other(x), atol=1e-4, rtol=1e-3)
 
 
+def test_changes_of_wide_pictures():
+    "A move is a share of the side it goes along: the middle of a flat picture stays in it."
+    from PIL import Image
+    flat = Image.new('RGB', (200, 40), (100, 100, 100)); torch.manual_seed(0)
+    for i in range(400): assert random_change(flat).getpixel((100, 20)) != (0, 0, 0), i
+
+
+# ---- from a model of open_clip, class names and a plain batch
+
+@pytest.fixture(scope='module')
+def small():
+    "A model of open_clip, made here, with random weights; nothing of doodle-clip is in it."
+    torch.manual_seed(0)
+    model = open_clip.CLIP(embed_dim=32, vision_cfg=dict(layers=(1, 1, 1, 1), width=16, image_size=64), text_cfg=dict(width=32, heads=2, layers=2))
+    return trmml.clip.CLIP(model, 'mine', 'random', 64)
+
+
+@pytest.mark.parametrize('name', [m for m in METHODS if m.removesuffix('-frozen') not in VANILLA])
+def test_from_a_model_of_open_clip(name, small):
+    more = {k: dict(captions=['a cat and a dog', 'a bus']) for k in ('taidpt', 'taiadapter')}
+    more |= {k: dict(text_settings=more['taidpt']) for k in METHODS if '+' in k}
+    method = create(name, small, NAMES, **{**SETUP.get(name, {}), **more.get(name, {})})
+    x, y = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)), torch.tensor([[1, 0, -1]*2, [-1, 1, 0]*2, [0, -1, 1]*2])
+    if method.trainable:
+        terms = method.loss(['a cat', 'a dog', 'a cat by a bus'] if name in more and '+' not in name else x, y)
+        assert all(isinstance(k, str) and v.isfinite() for k, v in terms.items()) and terms['total'].requires_grad
+    s = method.eval().scores(x); assert s.shape == (3, 6) and s.isfinite().all() and 0 <= s.min() and s.max() <= 1
+    assert s.std(0).min() > 0                                          # pictures differ
+
+
+def test_zero_shot_is_that_of_open_clip(small):
+    x = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        v = small.model.encode_image(x, normalize=True)
+        t = small.model.encode_text(open_clip.get_tokenizer('RN50')([f'a photo of a {c}.' for c in NAMES]), normalize=True)
+    assert_close(2*create('zeroshot', small, NAMES).scores(x) - 1, v @ t.T, atol=1e-5, rtol=1e-4)
+
+
 # ---- all of them behind the one interface
 
 @pytest.mark.parametrize('name', METHODS)
@@ -389,6 +433,21 @@ def test_two_trainings_are_one(name, clip, world):
         method = quick(name, clip); log = fit(method, store, known); out.append(predict(method, store))
         assert log and all(math.isfinite(r['total']) for r in log)
     assert torch.equal(*out)
+
+
+@pytest.mark.parametrize('name', ['scpnet', 'hspnet'])
+def test_two_trainings_of_a_tower_are_one(name, tmp_path, world):
+    "The views too are decided by the seed alone."
+    from PIL import Image
+    tiny = trmml.clip.load('doodle-clip', image_size=64); store = TensorStore(world[0].dense[:8], world[0].pooled[:8])
+    for i in range(8): Image.fromarray(np.random.RandomState(i).randint(0, 256, (80, 96, 3), np.uint8)).save(tmp_path/f'{i}.png')
+    store.paths, out = sorted(tmp_path.glob('*.png')), []
+    for noise in 1, 2:
+        torch.manual_seed(noise); np.random.seed(noise)
+        method = quick(name, tiny, epochs=2, batch=4); log = fit(method, store, world[1][:8]); out.append(method.state_dict())
+        assert all(math.isfinite(r['total']) for r in log)
+    assert all(torch.equal(a, b) for a, b in zip(*(o.values() for o in out)))
+    assert not torch.equal(method.core.visual.conv1.weight, tiny.model.visual.conv1.weight)       # it was trained
 
 
 class Killed(Exception): pass

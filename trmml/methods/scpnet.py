@@ -135,14 +135,14 @@ def random_change(
 ):       # PIL RGB
     "One of fourteen changes of random strength."
     u = lambda low, high: low + (high - low)*torch.rand(()).item()
-    shear, move = lambda s: math.degrees(math.atan(s)), lambda s: int(s*img.size[0])
+    shear, move = lambda s: math.degrees(math.atan(s)), lambda s, axis: int(s*img.size[axis])
     turn = lambda a=0., t=(0, 0), s=(0., 0.): TF.affine(img, a, t, 1., s)
     return [lambda: img, lambda: TF.autocontrast(img), lambda: TF.equalize(img),
             lambda: TF.adjust_brightness(img, u(.05, .95)), lambda: TF.adjust_saturation(img, u(.05, .95)),
             lambda: TF.adjust_contrast(img, u(.05, .95)), lambda: TF.adjust_sharpness(img, u(.05, .95)),
             lambda: TF.posterize(img, int(u(4, 8.999))), lambda: TF.solarize(img, u(0, 256)), lambda: turn(u(-30, 30)),
             lambda: turn(s=(shear(u(-.3, .3)), 0.)), lambda: turn(s=(0., shear(u(-.3, .3)))),
-            lambda: turn(t=(move(u(-.3, .3)), 0)), lambda: turn(t=(0, move(u(-.3, .3))))][int(u(0, 13.9999))]()
+            lambda: turn(t=(move(u(-.3, .3), 0), 0)), lambda: turn(t=(0, move(u(-.3, .3), 1)))][int(u(0, 13.9999))]()
 
 class Weak:
     "Mirror and crop."
@@ -286,7 +286,7 @@ def one_cycle(
     rise:float=.2,       # share of it that goes up
 )->tuple:                # factor on the learning rate, Adam's beta 1
     "The schedule of SCPNet's code: PyTorch's OneCycle, momentum included."
-    top = rise*total - 1; up = step <= top
+    top = rise*total - 1; up = 0 < top >= step   # no way up in five steps or less
     x = step/top if up else (step - top)/(total - 1 - top)
     wave = lambda a, b: b + (a - b)*(1 + math.cos(math.pi*x))/2
     return (wave(1/25, 1.), wave(.95, .85)) if up else (wave(1., 1/250_000), wave(.85, .95))
