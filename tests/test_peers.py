@@ -412,6 +412,27 @@ def test_goes_on_after_a_kill(name, clip, world, tmp_path):
     for a, b in zip(whole.state_dict().values(), again.state_dict().values()): assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize('other, words', [
+    (dict(name='coop'), "method 'DualCoOp', here 'CoOp'"), (dict(epochs=4), 'epochs 3, here 4'), (dict(lr=.5), r'lr .*, here 0.5'),
+    (dict(loss='bce'), "loss 'asl', here 'bce'"), (dict(unknown='negative'), "unknown 'skip', here 'negative'")])
+def test_a_checkpoint_of_another_training_is_refused(clip, world, tmp_path, other, words):
+    store, labels = world; ckpt = tmp_path/'a.ckpt'; fit(quick('dualcoop', clip), store, labels, checkpoint=ckpt)
+    before = ckpt.read_bytes()
+    with pytest.raises(ValueError, match=f'a.ckpt: the checkpoint of another training .*{words}.*delete it'):
+        fit(quick(**{'name': 'dualcoop', 'clip': clip, **other}), store, labels, checkpoint=ckpt)
+    assert ckpt.read_bytes() == before
+
+
+def test_a_checkpoint_of_other_labels_classes_or_seed_is_refused(clip, world, tmp_path):
+    store, labels = world; ckpt = tmp_path/'a.ckpt'; fit(quick('dualcoop', clip), store, labels, checkpoint=ckpt)
+    again = lambda labels=labels, names=NAMES, seed=0: fit(create('dualcoop', clip, names, epochs=3, batch=20), store, labels, seed, checkpoint=ckpt)
+    for words, given in (('labels', dict(labels=-labels)), ('seed 0, here 1', dict(seed=1)), ('classes', dict(names=NAMES[::-1]))):
+        with pytest.raises(ValueError, match=f'a.ckpt: the checkpoint of another training .{words}'): again(**given)
+    assert len(again()) == 3                                                      # its own is welcome
+    state = torch.load(ckpt, weights_only=True); del state['about']; torch.save(state, ckpt)
+    with pytest.raises(ValueError, match='a.ckpt: .* older version .*delete it'): again()
+
+
 def test_members_have_checkpoints_of_their_own(clip, world, tmp_path):
     store, labels = world; method = quick('taidpt+dualcoop', clip)
     log = fit(method, store, labels, checkpoint=tmp_path/'key.abc.ckpt', every=1)
