@@ -373,6 +373,32 @@ def test_loss_has_named_terms_and_gradient(name, clip):
     assert all(torch.equal(v, before[k]) for k, v in clip.state_dict().items()) and all(p.grad is None for p in clip.parameters())
 
 
+SETTINGS = [   # of which methods, a value that is wrong, what will do
+    ('trmml', dict(eta=1.), 'below 1'), ('trmml', dict(eta=-.1), 'from 0'), ('trmml', dict(eta=float('nan')), 'from 0'), ('trmml', dict(region='false'), 'True, False'),
+    ('trmml', dict(kd=1), 'True, False'), ('trmml', dict(contrastive=None), 'True, False'), ('trmml', dict(length=0), 'from 1'), ('trmml', dict(topk=0), 'from 1'),
+    ('trmml', dict(topk=2.5), 'from 1'), ('trmml', dict(warmup=25), 'from 0 to 1'), ('trmml', dict(n_ctx=0), 'from 1'), ('trmml', dict(tau_nce=0), 'above 0'),
+    ('trmml', dict(kind='tanh'), "'sigmoid', 'softmax'"), ('trmml', dict(alpha='1'), 'from 0'), ('dualcoop', dict(n_ctx=True), 'from 1'), ('dualcoop', dict(loss_w=0.), 'above 0'),
+    ('dualcoop', dict(class_specific='no'), 'True, False'), ('dualcoop', dict(spatial=-1.), 'from 0'), ('dualcoop-tai', dict(spatial=0.), 'above 0'),
+    ('dualcoop-baseline', dict(spatial=-1.), 'from 0'), ('dualcoop', dict(sharpness=float('inf')), 'above 0'), ('dualcoop', dict(shift=1.5), 'below 1')]
+
+
+@pytest.mark.parametrize('name, wrong, words', SETTINGS, ids=[f'{n} {w}' for n, w, _ in SETTINGS])
+def test_a_setting_out_of_range_is_named(name, wrong, words, clip):
+    (key, value), = wrong.items()
+    with pytest.raises(ValueError) as caught: create(name, clip, NAMES, **wrong)
+    assert f'{key}={value!r}'.rstrip('.0') in str(caught.value) and words in str(caught.value)
+
+
+@pytest.mark.parametrize('asl, error, words', [(dict(gama_neg=2.), TypeError, "'gama_neg'"), (dict(gamma_neg=-2.), ValueError, 'gamma_neg=-2.0')])
+def test_settings_of_the_asymmetric_loss_are_checked_too(clip, asl, error, words):
+    with pytest.raises(error, match=words): create('trmml', clip, NAMES, asl=asl)
+
+
+def test_settings_on_the_edge_are_taken(clip):
+    create('trmml', clip, NAMES, eta=0, warmup=0, topk=1, length=1, n_ctx=1, beta=0); create('trmml', clip, NAMES, warmup=1, eta=np.float64(.5), topk=np.int64(2))
+    create('dualcoop', clip, NAMES, spatial=0, shift=0); create('dualcoop-baseline', clip, NAMES)
+
+
 def quick(name, clip, **more):
     settings = dict(SETUP.get(name, {}), epochs=3)
     if '+' not in name: settings = dict(settings, batch=settings.get('batch', 20))
