@@ -102,9 +102,10 @@ def published(request, state, tmp_path_factory):
     write, name, quick = FORMATS[request.param]
     path = tmp_path_factory.mktemp(request.param)/name
     write(state, path)
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
         clip = load('RN50', path)
+    assert [("use the name 'RN50-quickgelu'" in str(w.message), name in str(w.message)) for w in said] == [(True, True)]*(not quick)
     path.unlink()                                                     # hundreds of megabytes
     assert clip.source == name
     return clip, quick
@@ -129,7 +130,9 @@ def test_dense_features_at_448(published):
 
 def test_quick_gelu_by_name(state, reference, tmp_path):
     save_file(state, tmp_path/'x.safetensors')
-    clip = load('RN50-quickgelu', tmp_path/'x.safetensors')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        clip = load('RN50-quickgelu', tmp_path/'x.safetensors')
     (tmp_path/'x.safetensors').unlink()
     with torch.inference_mode(): assert_close(clip.text(SENTENCES), reference[True], atol=1e-5, rtol=0)
 

@@ -1,14 +1,16 @@
 """Parameters that arrive as text, folders wherever one stands, pictures chosen by rule, and the tag that papermill needs."""
 import json
 import os
+import re
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import papermill
 import pytest
 import torch
 
-from trmml.companion import (as_bool, as_list, as_number, dataset_label, in_words, locate, pick_pictures, project_root,
+from trmml.companion import (as_bool, as_device, as_list, as_number, dataset_label, in_words, locate, pick_pictures, project_root,
                              region_numbers, results_folder, top_guesses)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +56,47 @@ def test_as_number():
     assert as_number(None, optional=True) is None and as_number('None', optional=True) is None
     with pytest.raises(ValueError, match='or None'): as_number('', 'epochs', optional=True)
     with pytest.raises(ValueError): as_number(float('nan'), kind=float)
+
+
+@pytest.mark.parametrize('value', ['gpu', 'CPU', '', None, 0, True, 'cuda:', 'cuda:-1', 'cuda:1.5', 'cuda: 0', 'cuda\ncpu', ['cpu']])
+def test_as_device_refuses(value):
+    with pytest.raises(ValueError, match="device=.*: expected 'cpu', 'cuda' or 'cuda:N'"): as_device(value)
+
+
+@pytest.mark.parametrize('there, value, words', [(0, 'cuda', "'cuda': torch sees no CUDA devices here; use 'cpu'$"), (0, 'cuda:0', 'sees no CUDA'),
+    (1, 'cuda:1', "torch sees 1 CUDA device here; use 'cpu' or up to 'cuda:0'"), (2, 'cuda:2', "2 CUDA devices here; use 'cpu' or up to 'cuda:1'"), (2, 'cuda:10', '2 CUDA')])
+def test_as_device_that_is_not_there(monkeypatch, there, value, words):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: there > 0); monkeypatch.setattr(torch.cuda, 'device_count', lambda: there)
+    with pytest.raises(ValueError, match=words): as_device(value)
+
+
+def test_as_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True); monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    for value in 'cpu', 'cuda', 'cuda:0', 'cuda:1': assert as_device(value) == as_device(f' {value} ') == value
+
+
+def first_cells(path):
+    "Imports, parameters and the cell that checks them, of a companion notebook."
+    code = [c for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
+    at = next((k for k, c in enumerate(code) if 'parameters' in c.metadata.get('tags', [])), None)
+    return None if at is None else ['\n'.join(c.source for c in code[:at]), code[at].source, code[at + 1].source]
+
+
+WRONG = dict(device=('gpu', 'cuda:99'), n_jobs=(0, 1.5, 'all'), image_size=(0, 'big', 448.5))
+CHECKED = [(path, k) for path in sorted((ROOT/'nbs').glob('*.ipynb')) if (cells := first_cells(path)) for k in WRONG if re.search(rf'^{k} *=', cells[1], re.M)]
+
+
+def test_all_tables_are_checked(): assert {f'table{n}' for n in range(1, 7)} | {'figure4'} <= {p.stem for p, k in CHECKED if k == 'device'} and len(CHECKED) >= 25
+
+
+@pytest.mark.parametrize('path, name', CHECKED, ids=[f'{p.stem} {k}' for p, k in CHECKED])
+def test_companions_check_size_jobs_and_device(path, name, monkeypatch):
+    "The first thing that a companion does with a wrong value is to name it."
+    imports, parameters, check = first_cells(path)
+    monkeypatch.chdir(ROOT); monkeypatch.setenv('MPLBACKEND', 'agg')
+    for value in WRONG[name]:
+        space = {}; exec(imports + '\n' + parameters, space); space[name] = value
+        with pytest.raises(ValueError, match=re.escape(f'{name}={value!r}: ')): exec(check, space)
 
 
 @pytest.mark.parametrize('here', ['.', 'nbs', 'tests'])

@@ -69,14 +69,16 @@ def test_splits_of_a_coco_folder(tmp_path):
     coco(tmp_path/'x', suffix='train2020')
     coco(tmp_path/'x', dict(document(), images=document()['images'][:3]), suffix='val2020')
     assert [len(load(tmp_path/'x', s)) for s in ('train', 'test', 'val', 'val2020')] == [4, 3, 3, 3]
-    with pytest.raises(ValueError, match="for split 'dev'; there are train2020, val2020"):
-        load(tmp_path/'x', 'dev')
+    for split in 'dev', 'tset', 'trai', '':
+        with pytest.raises(ValueError, match=f"for split '{split}'; there are train2020, val2020"): load(tmp_path/'x', split)
 
 
 def test_single_annotation_file_serves_every_split_with_the_only_folder(tmp_path):
     folder = coco(tmp_path/'x', suffix='all')
     (folder/'all').rename(folder/'photos')
-    assert load(folder, 'train').paths == load(folder, 'test').paths and len(load(folder)) == 4
+    assert load(folder, 'train').paths == load(folder, 'test').paths == load(folder, 'all').paths and len(load(folder)) == 4
+    for split in 'tset', 'dev', '':
+        with pytest.raises(ValueError, match=f"for split '{split}'; there are all"): load(folder, split)
 
 
 def test_coco2014_layout(tmp_path):
@@ -126,7 +128,23 @@ BROKEN = [  # contents of the annotation file, error, words in its message
     (change('images', 1, id=10), ValueError, 'image id 10 occurs twice'),
     (change('categories', 1, id=5), ValueError, 'category id 5 occurs twice'),
     (change('categories', 1, name='cat'), ValueError, 'category name cat occurs twice'),
-    (change('annotations', 2, bbox=[1, 2, 3]), ValueError, 'annotation 2 has bbox [1, 2, 3]'),
+    (change('annotations', 2, bbox=[1, 2, 3]), ValueError, 'annotation id 2 has bbox [1, 2, 3]'),
+    (change('annotations', 2, bbox='big'), ValueError, 'annotation id 2 has bbox big; expected [x, y, width, height]'),
+    (change('annotations', 2, bbox=[1, '2', 3, 4]), ValueError, "annotation id 2 has bbox [1, '2', 3, 4], which holds more than numbers"),
+    (change('annotations', 2, bbox=[None, 2, 3, 4]), ValueError, 'annotation id 2 has bbox [None, 2, 3, 4], which holds more than numbers'),
+    (change('annotations', 2, bbox=[1, 2, [3], 4]), ValueError, 'annotation id 2 has bbox [1, 2, [3], 4], which holds'),
+    (change('annotations', 2, bbox=[True, 2, 3, 4]), ValueError, 'annotation id 2 has bbox [True, 2, 3, 4], which holds'),
+    (change('annotations', 2, id=71, bbox=[1, 2, 3, -4]), ValueError, 'annotation id 71 has bbox [1, 2, 3, -4], with a negative'),
+    (change('annotations', 2, image_id=[10]), ValueError, 'annotation id 2 has image_id [10]; expected a number or text'),
+    (change('annotations', 2, category_id={}), ValueError, 'annotation id 2 has category_id {}'),
+    (change('images', 1, file_name=11), ValueError, 'image id 11 has file_name 11; expected text'),
+    (change('images', 1, id=True), ValueError, "image id True has id True; expected a number or text"),
+    (change('images', 1, width=0), ValueError, 'image id 11 has width 0; expected a number of pixels'),
+    (change('images', 1, height='20'), ValueError, "image id 11 has height '20'"),
+    (change('images', 1, width=-40), ValueError, 'image id 11 has width -40'),
+    (change('categories', 0, name=3), ValueError, 'category id 5 has name 3; expected text'),
+    (change('images', 1, file_name='10.jpg'), ValueError, "image ids 10 and 11 share the file_name '10.jpg'"),
+    (change('images', 1, file_name='./10.jpg'), ValueError, "image ids 10 and 11 share the file_name './10.jpg'"),
     (change('images', 0, file_name='gone.jpg'), FileNotFoundError, 'lists 4 images, of which 1 are not in'),
     (change('images', 0, file_name='gone.jpg'), FileNotFoundError, 'first: gone.jpg'),
     (without('annotations'), ValueError, "no list 'annotations'"),
@@ -142,6 +160,19 @@ BROKEN = [  # contents of the annotation file, error, words in its message
 def test_broken_coco_folders(tmp_path, doc, error, words):
     with pytest.raises(error) as caught: load(coco(tmp_path/'x', doc))
     assert words in str(caught.value) and 'instances_train.json' in str(caught.value) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('number', ['NaN', 'Infinity', '1e999'])
+def test_numbers_that_are_none_in_a_coco_file(tmp_path, number):
+    text = json.dumps(document()).replace('"bbox": [4, 2, 10, 8]', f'"bbox": [4, {number}, 10, 8]'); assert number in text
+    with pytest.raises(ValueError, match='instances_train.json: ') as caught: load(coco(tmp_path/'x', text=text))
+    said = str(caught.value); assert '\n' not in said
+    assert '$.annotations[1].bbox[1]' in said if number == '1e999' else '"id": 1, "image_id": 10, "category_id": 2, "bbox": [4, ' in said and 'JSON has no NaN' in said, said
+
+
+def test_a_box_without_width_and_an_image_without_size_are_taken(tmp_path):
+    doc = change('annotations', 1, bbox=[4, 2, 0, 8]); del doc['images'][0]['width']
+    ds = load(coco(tmp_path/'x', doc)); assert ds.boxes.w.tolist()[1] == 0 and ds.sizes is None and len(ds) == 4
 
 
 def test_no_annotation_at_all_is_all_negative(tmp_path):
@@ -184,6 +215,22 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     img = Image.new(mode, (6, 4))
     img.save(path, **(dict(transparency=b'\x00\x80') if mode == 'P' else {}))
     assert open_image(path).mode == 'RGB' and open_image(path).size == (6, 4)
+
+
+@pytest.mark.parametrize('name, pixels, grey', [   # how a ramp of four pixels is stored, and what comes out
+    ('i16.tif', np.uint16([[0, 256, 32768, 65535]]), [0, 1, 128, 255]), ('i16.png', np.uint16([[0, 256, 32768, 65535]]), [0, 1, 128, 255]),
+    ('big.tif', np.array([[0, 256, 32768, 65535]], '>u2'), [0, 1, 128, 255]), ('i16.pgm', np.uint16([[0, 256, 32768, 65535]]), [0, 1, 128, 255]),
+    ('real.tif', np.float32([[0, .25, .5, 1]]), [0, 64, 128, 255]), ('i8.tif', np.uint8([[0, 1, 128, 255]]), [0, 1, 128, 255])])
+def test_deep_pictures_are_scaled(tmp_path, name, pixels, grey):
+    Image.fromarray(pixels).save(tmp_path/name)
+    assert np.asarray(open_image(tmp_path/name))[0].tolist() == [[g]*3 for g in grey]
+
+
+@pytest.mark.parametrize('pixels, words', [(np.int32([[0, 70000]]), '32-bit whole numbers from 0 to 70000'), (np.int32([[-5, 200]]), 'from -5 to 200'),
+    (np.int32([[0, 200]]), 'from 0 to 200'), (np.float32([[0, 255]]), 'real numbers from 0 to 255'), (np.float32([[0, np.nan]]), 'real numbers from nan')])
+def test_deep_pictures_without_a_white_are_refused_by_name(tmp_path, pixels, words):
+    Image.fromarray(pixels).save(tmp_path/'deep.tif')
+    with pytest.raises(ValueError, match=f'deep.tif: its pixels are .*{words}.*8 or 16 bits'): open_image(tmp_path/'deep.tif')
 
 
 def voc(root, lists=(('trainval', '1 2'), ('test', '3'))):
@@ -235,6 +282,28 @@ def test_broken_voc_folders(tmp_path, file, text, error, words):
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(error) as caught: load('voc', root=tmp_path)
     assert words in str(caught.value)
+
+
+def change_xml(base, old, new):
+    path = base/'Annotations'/'1.xml'; assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+def test_names_in_voc_files_are_stripped(tmp_path):
+    same = load('voc', root=tmp_path) if voc(tmp_path) else None
+    change_xml(tmp_path/'VOCdevkit'/'VOC2007', '<name>cat</name>', '<name>\n  cat </name>')
+    assert load('voc', root=tmp_path).labels.tolist() == same.labels.tolist()
+
+
+@pytest.mark.parametrize('number', ['NaN', 'inf', '1e999'])
+def test_corners_in_voc_files_are_finite(tmp_path, number):
+    change_xml(voc(tmp_path), '<xmin>1</xmin>', f'<xmin>{number}</xmin>')
+    with pytest.raises(ValueError, match=r"1.xml: not a VOC annotation \(xmin of 'cat' is (nan|inf)\)"): load('voc', root=tmp_path)
+
+
+def test_a_voc_list_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+    base = voc(tmp_path); (base/'ImageSets'/'Main'/'cat_train.txt').write_text('1 1\n')
+    with pytest.raises(FileNotFoundError, match=r'tset.txt: no such list \(there are test, trainval\)'): load(base, 'tset')
 
 
 def test_unknown_voc_class_is_named(tmp_path):

@@ -333,6 +333,17 @@ def publish(root, photos, classes=200, most=500, kind='ssgrl', tests=10):
     return place, index
 
 
+def test_derived_vg200_follows_its_objects(vg):
+    root, photos = vg
+    vg200.write_derived(root, classes=20, tests=10); before = load('vg', root=root, source='derived'); objects = root/'vg'/'objects.json'
+    objects.write_text(json.dumps(photos[:-1]))
+    with pytest.raises(ValueError, match=r'derived: made from another objects.json \(sha256 .*delete the folder'): load('vg', root=root, source='derived')
+    objects.unlink(); assert load('vg', root=root, source='derived').variant == before.variant          # without it there is nothing to compare
+    objects.write_text(json.dumps(photos)); assert load('vg', root=root, source='derived').variant == before.variant
+    (root/'vg'/'derived'/'vg200_meta.json').unlink()
+    with pytest.raises(ValueError, match='vg200_meta.json.* is gone; delete the folder'): load('vg', root=root, source='derived')
+
+
 def test_vg_published_lists(vg):
     place, index = publish(*vg)
     train, test = (load('vg', s, vg[0]) for s in ('train', 'test'))

@@ -417,6 +417,32 @@ def test_loss_has_named_terms_and_gradient(name, clip):
     assert all(torch.equal(v, before[k]) for k, v in clip.state_dict().items()) and all(p.grad is None for p in clip.parameters())
 
 
+SETTINGS = [   # of which methods, a value that is wrong, what will do
+    ('trmml', dict(eta=1.), 'below 1'), ('trmml', dict(eta=-.1), 'from 0'), ('trmml', dict(eta=float('nan')), 'from 0'), ('trmml', dict(region='false'), 'True, False'),
+    ('trmml', dict(kd=1), 'True, False'), ('trmml', dict(contrastive=None), 'True, False'), ('trmml', dict(length=0), 'from 1'), ('trmml', dict(topk=0), 'from 1'),
+    ('trmml', dict(topk=2.5), 'from 1'), ('trmml', dict(warmup=25), 'from 0 to 1'), ('trmml', dict(n_ctx=0), 'from 1'), ('trmml', dict(tau_nce=0), 'above 0'),
+    ('trmml', dict(kind='tanh'), "'sigmoid', 'softmax'"), ('trmml', dict(alpha='1'), 'from 0'), ('dualcoop', dict(n_ctx=True), 'from 1'), ('dualcoop', dict(loss_w=0.), 'above 0'),
+    ('dualcoop', dict(class_specific='no'), 'True, False'), ('dualcoop', dict(spatial=-1.), 'from 0'), ('dualcoop-tai', dict(spatial=0.), 'above 0'),
+    ('dualcoop-baseline', dict(spatial=-1.), 'from 0'), ('dualcoop', dict(sharpness=float('inf')), 'above 0'), ('dualcoop', dict(shift=1.5), 'below 1')]
+
+
+@pytest.mark.parametrize('name, wrong, words', SETTINGS, ids=[f'{n} {w}' for n, w, _ in SETTINGS])
+def test_a_setting_out_of_range_is_named(name, wrong, words, clip):
+    (key, value), = wrong.items()
+    with pytest.raises(ValueError) as caught: create(name, clip, NAMES, **wrong)
+    assert f'{key}={value!r}'.rstrip('.0') in str(caught.value) and words in str(caught.value)
+
+
+@pytest.mark.parametrize('asl, error, words', [(dict(gama_neg=2.), TypeError, "'gama_neg'"), (dict(gamma_neg=-2.), ValueError, 'gamma_neg=-2.0')])
+def test_settings_of_the_asymmetric_loss_are_checked_too(clip, asl, error, words):
+    with pytest.raises(error, match=words): create('trmml', clip, NAMES, asl=asl)
+
+
+def test_settings_on_the_edge_are_taken(clip):
+    create('trmml', clip, NAMES, eta=0, warmup=0, topk=1, length=1, n_ctx=1, beta=0); create('trmml', clip, NAMES, warmup=1, eta=np.float64(.5), topk=np.int64(2))
+    create('dualcoop', clip, NAMES, spatial=0, shift=0); create('dualcoop-baseline', clip, NAMES)
+
+
 def quick(name, clip, **more):
     settings = dict(SETUP.get(name, {}), epochs=3)
     if '+' not in name: settings = dict(settings, batch=settings.get('batch', 20))
@@ -469,6 +495,27 @@ def test_goes_on_after_a_kill(name, clip, world, tmp_path):
     with pytest.raises(Killed): fit(quick(name, clip), weak, labels, checkpoint=tmp_path/'a.ckpt', every=1)
     again = quick(name, clip); assert len(fit(again, store, labels, checkpoint=tmp_path/'a.ckpt', every=1)) == 3
     for a, b in zip(whole.state_dict().values(), again.state_dict().values()): assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize('other, words', [
+    (dict(name='coop'), "method 'DualCoOp', here 'CoOp'"), (dict(epochs=4), 'epochs 3, here 4'), (dict(lr=.5), r'lr .*, here 0.5'),
+    (dict(loss='bce'), "loss 'asl', here 'bce'"), (dict(unknown='negative'), "unknown 'skip', here 'negative'")])
+def test_a_checkpoint_of_another_training_is_refused(clip, world, tmp_path, other, words):
+    store, labels = world; ckpt = tmp_path/'a.ckpt'; fit(quick('dualcoop', clip), store, labels, checkpoint=ckpt)
+    before = ckpt.read_bytes()
+    with pytest.raises(ValueError, match=f'a.ckpt: the checkpoint of another training .*{words}.*delete it'):
+        fit(quick(**{'name': 'dualcoop', 'clip': clip, **other}), store, labels, checkpoint=ckpt)
+    assert ckpt.read_bytes() == before
+
+
+def test_a_checkpoint_of_other_labels_classes_or_seed_is_refused(clip, world, tmp_path):
+    store, labels = world; ckpt = tmp_path/'a.ckpt'; fit(quick('dualcoop', clip), store, labels, checkpoint=ckpt)
+    again = lambda labels=labels, names=NAMES, seed=0: fit(create('dualcoop', clip, names, epochs=3, batch=20), store, labels, seed, checkpoint=ckpt)
+    for words, given in (('labels', dict(labels=-labels)), ('seed 0, here 1', dict(seed=1)), ('classes', dict(names=NAMES[::-1]))):
+        with pytest.raises(ValueError, match=f'a.ckpt: the checkpoint of another training .{words}'): again(**given)
+    assert len(again()) == 3                                                      # its own is welcome
+    state = torch.load(ckpt, weights_only=True); del state['about']; torch.save(state, ckpt)
+    with pytest.raises(ValueError, match='a.ckpt: .* older version .*delete it'): again()
 
 
 def test_members_have_checkpoints_of_their_own(clip, world, tmp_path):

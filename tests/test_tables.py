@@ -70,6 +70,7 @@ REFUSED = {   # what is wrong with it: bytes, words of the error
     'Latin-1 text': ('image,café\na.jpg,1\n'.encode('latin-1'), 'row 1: is not UTF-8 text (byte 0xe9)'),
     'a zero byte': (b'image,cat,dog\na.jpg,1,\x000\n', 'holds zero bytes'),
     'a spreadsheet file called .csv': (b'PK\x03\x04\x14\x00\x08\x00\xd9\xff', 'is not UTF-8 text'),
+    'a list column that holds -1': (b'image,labels\na.jpg,1\nb.jpg,-1\n', "row 3, column 'labels': '-1' is no label"),
     'a split that no row has': (b'image,cat,split\na.jpg,1,test\n', "no row has split 'train'; there are test"),
     'lists that are all empty': (b'image,labels\na.jpg,\n', 'no row lists a class'),
     'a broken list': (b'image,labels\na.jpg,[cat\n', 'row 2:'),
@@ -82,6 +83,21 @@ def test_odd_tables_are_handled(photos, name):
     (photos/'mine.csv').write_bytes(content)
     ds = load(photos/'mine.csv')
     assert ds.labels.tolist() == labels and ds.classes == ['cat', 'dog'] and open_image(ds.paths[1]).size == (8, 6)
+
+
+@pytest.mark.parametrize('column', ['labels', 'Tags'])
+@pytest.mark.parametrize('suffix', ['csv', 'parquet'])
+def test_a_class_that_is_called_labels(photos, column, suffix):
+    t = pd.DataFrame({'image': ['a.jpg', 'b.jpg', 'grün wald.jpg'], column: [1, 0, None]})
+    t.to_csv(photos/'mine.csv', index=False) if suffix == 'csv' else t.to_parquet(photos/'mine.parquet')
+    ds = load(photos/f'mine.{suffix}')
+    assert ds.classes == [column] and ds.labels.tolist() == [[1], [-1], [0]] and 'blank unknown' in ds.card['code']
+
+
+def test_splits_of_a_table_without_a_column_of_splits(photos):
+    (photos/'mine.csv').write_bytes(HANDLED['nothing'][0])
+    assert load(photos/'mine.csv', 'test').paths == load(photos/'mine.csv', 'train').paths
+    with pytest.raises(ValueError, match="mine.csv: no column 'split', so there is no split 'tset'; there are train, test, val"): load(photos/'mine.csv', 'tset')
 
 
 @pytest.mark.parametrize('name', REFUSED)

@@ -19,7 +19,7 @@ from open_clip.model import _build_vision_tower
 from torch import Tensor, nn
 from torchvision import transforms as T
 
-from .clip import (CLIP, MEAN, OPENAI_MARKS, STD, Features, PromptLearner, byte_pairs, encode_embeddings, read_weights,
+from .clip import (CLIP, MEAN, OPENAI_MARKS, STD, Features, PromptLearner, byte_pairs, encode_embeddings, read_weights, warn_activation,
                         settings_of, tokenize, unpack, weights_file, DOODLE_FILE)
 from . import clip as clips
 
@@ -300,7 +300,9 @@ def state_of(name, weights):
     path = DOODLE_FILE if name == 'doodle-clip' and weights in ('openai', 'doodles') else weights_file(name, weights)
     return read_weights(path), path
 
-def gelu_of(name, weights, state): return weights == 'openai' or all(m in state for m in OPENAI_MARKS) or bool((open_clip.pretrained.get_pretrained_cfg(name, str(weights)) or {}).get('quick_gelu'))
+def gelu_of(name, weights, state):
+    warn_activation(name, weights, state)
+    return weights == 'openai' or all(m in state for m in OPENAI_MARKS) or bool((open_clip.pretrained.get_pretrained_cfg(name, str(weights)) or {}).get('quick_gelu'))
 
 # %% ../nbs/40_backbones.ipynb #25980c6b
 def fill(

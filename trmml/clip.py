@@ -6,8 +6,9 @@
 __all__ = ['MEAN', 'STD', 'OPENAI_MARKS', 'DOODLE_CLIP', 'DOODLE_FILE', 'feature_map', 'position_embedding', 'attention_pool',
            'dense_features', 'Features', 'image_features', 'fold_batchnorm', 'fold_projections', 'Packing', 'packing',
            'attend', 'packed_block', 'causal_block', 'encode_embeddings', 'byte_pairs', 'tokenize', 'read_weights',
-           'check_fit', 'unpack', 'architecture', 'settings_of', 'resnets', 'CLIP', 'square', 'warn_unknown',
-           'weights_file', 'random_weights', 'stored_weights', 'load', 'around_context', 'PromptLearner']
+           'warn_activation', 'check_fit', 'unpack', 'architecture', 'settings_of', 'resnets', 'CLIP', 'square',
+           'warn_unknown', 'weights_file', 'random_weights', 'stored_weights', 'load', 'around_context',
+           'PromptLearner']
 
 # %% ../nbs/03_clip.ipynb #ab180a25
 import copy
@@ -244,6 +245,17 @@ def _torchscript(path, err):
                          'expected safetensors, a state dict or a TorchScript archive') from None
 
 # %% ../nbs/03_clip.ipynb #85d34b7c
+def warn_activation(
+    name:str,   # of the architecture
+    weights,    # as given: a file or a tag
+    state:dict, # name -> tensor
+):
+    "Say that a file without OpenAI's marks is read with the ordinary GELU, where an architecture is known with both."
+    marked = weights in ('openai', None) or all(m in state for m in OPENAI_MARKS)
+    if marked or not Path(weights).is_file() or f'{name}-quickgelu' not in open_clip.list_models(): return
+    warnings.warn(f"{weights} does not say which GELU it was trained with and is read with the ordinary one; if it holds OpenAI's weights, "
+                  f"their features will be wrong: use the name '{name}-quickgelu'", stacklevel=3)
+
 OPENAI_MARKS = ('input_resolution', 'context_length', 'vocab_size')
 
 def check_fit(
@@ -410,7 +422,7 @@ def stored_weights(name, weights):
     "A model with weights from a file or a tag, and what to call them."
     settings_of(name)   # an unknown name is an error before anything is downloaded
     path = DOODLE_FILE if name == 'doodle-clip' and weights in ('openai', 'doodles') else weights_file(name, weights)
-    state = unpack(read_weights(path))
+    state = unpack(read_weights(path)); warn_activation(name, weights, state)
     model = architecture(name, all(m in state for m in OPENAI_MARKS) or weights == 'openai')
     state = {k: v for k, v in state.items() if k not in OPENAI_MARKS}
     check_fit(model, state, name, path)

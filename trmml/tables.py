@@ -16,7 +16,7 @@ import unicodedata
 import numpy as np
 import pandas as pd
 from pathlib import Path
-from .data import _choice, _sha256
+from .data import USUAL, _choice, _sha256
 from .labels import check_labels
 
 # %% ../nbs/01b_tables.ipynb #52015dd1
@@ -137,9 +137,33 @@ def _cells(
     return [str(c) for c in table.columns], [[plain(v) for v in row] for row in table.astype(object).itertuples(index=False)], list(range(1, len(table) + 1))
 
 # %% ../nbs/01b_tables.ipynb #08d0c106
+def _holds_lists(
+    header, keep,   # names of columns, those of classes
+    cells,          # rows
+)->bool:
+    "Whether the one column is a list of names: by its name, unless its cells are labels."
+    if len(keep) > 1 or header[keep[0]].lower() not in LIST_NAMES: return False
+    said = {str(r[keep[0]]).strip().lower() for r in cells}
+    return said == {''} or not said <= {*CODE, '-1', '-1.0'}
+
+def _chosen(
+    cells,      # rows
+    at,         # column of splits; None: there is none
+    split,      # asked for
+    path,       # for messages
+)->np.ndarray:  # (n,) their numbers
+    "The rows of a split."
+    if at is None:
+        if split not in USUAL: raise ValueError(f"{path}: no column 'split', so there is no split {split!r}; there are {', '.join(USUAL)}, which are all rows each; add the column")
+        return np.arange(len(cells))
+    chosen = np.array([k for k, r in enumerate(cells) if r[at].strip() == split], int)
+    if not len(chosen): raise ValueError(f"{path}: no row has split {split!r}; there are {', '.join(sorted({r[at].strip() for r in cells}))}")
+    return chosen
+
+# %% ../nbs/01b_tables.ipynb #3a568dbb
 def parse_table(
     path,               # of a CSV or parquet file
-    split='train',      # rows to take, if there is a column `split`
+    split='train',      # rows to take, if there is a column `split`; else 'train', 'test' and 'val' are all rows
     unlisted='unknown', # of a column of lists: 'unknown' or 'negative'
     separator=None,     # in lists
 )->dict:                # classes, names of photos, labels, rows; column of splits or not; lists or not
@@ -150,16 +174,15 @@ def parse_table(
     at = header.index('split') if 'split' in header[1:] else None
     keep = [k for k in range(1, len(header)) if k != at]
     if not keep: raise ValueError(f'{path}: no column for a class; add one')
-    if len(keep) == 1 and header[keep[0]].lower() in LIST_NAMES:
+    if lists := _holds_lists(header, keep, cells):
         classes, labels = convert_lists([r[keep[0]] for r in cells], unlisted, separator, rows, path)
         if not classes: raise ValueError(f'{path}: no row lists a class in column {header[keep[0]]!r}')
     else:
         classes = [header[k] for k in keep]
         labels = convert_cells([[str(r[k]) for k in keep] for r in cells], classes, rows, path)
-    chosen = np.arange(len(cells)) if at is None else np.array([k for k, r in enumerate(cells) if r[at].strip() == split], int)
-    if not len(chosen): raise ValueError(f"{path}: no row has split {split!r}; there are {', '.join(sorted({r[at].strip() for r in cells}))}")
+    chosen = _chosen(cells, at, split, path)
     return dict(classes=classes, labels=labels[chosen], names=[str(cells[k][0]).strip() for k in chosen], rows=[rows[k] for k in chosen],
-                splits=at is not None, lists=len(keep) == 1 and header[keep[0]].lower() in LIST_NAMES)
+                splits=at is not None, lists=lists)
 
 # %% ../nbs/01b_tables.ipynb #1b61ae29
 def find_photo(

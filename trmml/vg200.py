@@ -208,13 +208,24 @@ def _published(
     return None
 
 # %% ../nbs/01f_vg200.ipynb #7d8d77be
+def _same_objects(
+    root,       # of the data
+):
+    "Refuse derived files that were made from another objects.json than the one that is there."
+    source, out = root/'vg'/'objects.json', root/'vg'/'derived'
+    if not (out/'vg200_meta.json').is_file(): raise ValueError(f'{out}: vg200_meta.json, which says what these files are made from, is gone; delete the folder, and it is made anew')
+    made, now = json.loads((out/'vg200_meta.json').read_text())['objects_sha256'], _sha256(source) if source.is_file() else None
+    if now not in (None, made): raise ValueError(f'{out}: made from another {source.name} (sha256 {made[:12]}) than the one that is there ({now[:12]}); delete the folder '
+                                                 f'to make it anew, or put the old {source.name} back: results on the two cannot be compared')
+
 def _derived(
     root,       # of the data
     split,      # 'train' or 'test'
 ):              # source, names of photos, labels, files
     "The derived VG-200, made if it is not there."
     out = root/'vg'/'derived'
-    if not (out/'test_list.txt').is_file(): write_derived(root)
+    if (out/'test_list.txt').is_file(): _same_objects(root)
+    else: write_derived(root)
     names, path = _list(out/f'{split}_list.txt'), out/INDEX['sarb']
     n = len((out/'vg200_names.txt').read_text().split('\n')) - 1
     index = _decode(path, dict[str, list[int]], '{"<photo>.jpg": [class numbers]}')

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from ..clip import CLIP, PromptLearner, position_embedding
 from ..method import Method, as_features, classification
+from ..model import check_options
 
 # %% ../../nbs/21_dualcoop.ipynb #20ceff8e
 @torch.no_grad()
@@ -65,6 +66,7 @@ class DualCoOp(Method):
         seed:int=0, **recipe,
     ):
         super().__init__(clip, classes, **recipe)
+        check_options(n_ctx=n_ctx, class_specific=class_specific, spatial=spatial, sharpness=sharpness, loss_w=loss_w, gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift)
         self.prompts = PromptLearner(clip, self.classes, n_ctx, class_specific, seed=seed)
         self.spatial, self.sharpness, self.loss_w = spatial*clip.logit_scale, sharpness*clip.logit_scale, loss_w
         self.shift, self.shift_for = None, None   # computed for the batch's size of map
@@ -113,6 +115,7 @@ class DualCoOpTaI(DualCoOp):
         **settings,                         # of DualCoOp or its recipe
     ):
         super().__init__(clip, classes, spatial=spatial, sharpness=sharpness, **{'loss_w': 1., **settings})
+        if not spatial: raise ValueError('spatial=0: use a number above 0, for its logarithm is trained')
         self.log_spatial, self.log_sharpness = (nn.Parameter(torch.tensor(math.log(t), device=clip.device)) for t in (self.spatial, self.sharpness))
         self.asl |= dict(reduction='batch', eps=1e-8)
 
@@ -129,7 +132,7 @@ class DualCoOpBaseline(DualCoOpTaI):
         spatial:float=0.,   # 0: a plain mean; larger: positions that fit count more
         **settings,         # of DualCoOp or its recipe
     ):
-        super().__init__(clip, classes, **{'sharpness': 1., **settings})
+        super().__init__(clip, classes, **{'sharpness': 1., **settings}); check_options(spatial=spatial)
         self.even = spatial*clip.logit_scale; del self.log_spatial
 
     def temperatures(self): return self.even, self.log_sharpness.exp()
