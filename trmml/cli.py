@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['app', 'Photos', 'Labels', 'Model', 'Device', 'Weights', 'Out', 'Json', 'Quiet', 'code_of', 'in_short', 'main',
            'stopped', 'put', 'check_out', 'opened', 'as_text', 'fit', 'predict', 'explain', 'complete', 'ask',
-           'evaluate', 'download', 'table', 'split_param', 'run_table', 'info', 'backbone_table', 'model_info']
+           'evaluate', 'download', 'table', 'split_param', 'run_table', 'newest_table', 'info', 'backbone_table',
+           'model_info']
 
 # %% ../nbs/45_cli.ipynb #d6a86b18
 import errno
 import json
 import sys
+import time
 from typing import Annotated, Optional
 
 import typer
@@ -90,7 +92,9 @@ def opened(model, weights, device, quiet):
     from trmml.estimator import TRMML
     return TRMML.load(model, weights, device, progress=not quiet)
 
-def as_text(df, as_json): return json.dumps({i: {c: None if v != v else v for c, v in r.items()} for i, r in df.astype(object).where(df.notna(), float('nan')).to_dict('index').items()}, indent=1, default=float) if as_json else df.to_csv()
+def as_text(df, as_json):
+    "A table as CSV, or as JSON by photo and class, null for blanks."
+    return json.dumps({i: {c: None if v != v else v for c, v in r.items()} for i, r in df.astype(object).where(df.notna(), float('nan')).to_dict('index').items()}, indent=1, default=float) if as_json else df.to_csv()
 
 @app.command(epilog='Example: trmml fit photos labels.csv --out model --backbone RN50')
 def fit(photos:Photos, labels:Labels,
@@ -174,16 +178,26 @@ def run_table(
     quiet,
 )->str:        # the table in Markdown
     "Run the notebook of a table by papermill and read what it wrote."
-    from trmml.companion import dataset_label, project_root, results_folder
+    from trmml.companion import project_root, results_folder
     root = project_root(); notebook, there = root/'nbs'/f'table{n}.ipynb', sorted(p.stem for p in (root/'nbs').glob('table*.ipynb'))
     if not notebook.exists(): raise ValueError(f'table {n}: ' + (f'there are {", ".join(there)}' if there else 'tables are made in a clone of the repository; go there first'))
     import papermill
     known = papermill.inspect_notebook(str(notebook)); wrong = [k for k in params if k not in known]
     if wrong: raise ValueError(f'{wrong[0]}: {notebook.name} has no such parameter; it has {", ".join(known)}')
     folder = results_folder(params.get('out', 'results'), params.get('smoke', False)); folder.mkdir(parents=True, exist_ok=True)
+    start = time.time()
     papermill.execute_notebook(str(notebook), str(out or folder/f'table{n}.ipynb'), params, cwd=str(root), progress_bar=not quiet, kernel_name='python3')
-    made = folder/'tables'/f'table{n}-{dataset_label(params.get("dataset", "doodles"))}.md'
-    return made.read_text() if made.exists() else str(out or folder/f'table{n}.ipynb')
+    made = newest_table(folder/'tables', n, start)
+    return str(out or folder/f'table{n}.ipynb') if made is None else made.read_text()
+
+def newest_table(
+    folder,    # Path of tables
+    n,         # of the table
+    since,     # seconds, as of `time.time`
+):             # Path; None: none was written
+    "The Markdown of a table that was just written: other than usual parameters are part of its name."
+    made = [p for p in folder.glob(f'table{n}[-.]*md') if p.stat().st_mtime > since - .1 and not p.stem.endswith(('-reading', '-machine'))]
+    return max(made, key=lambda p: p.stat().st_mtime, default=None)
 
 # %% ../nbs/45_cli.ipynb #9afd7193
 @app.command(epilog='Example: trmml info --backbones')
