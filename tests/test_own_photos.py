@@ -91,6 +91,35 @@ def test_import_is_quick_and_light():
     assert done.stdout.strip() == 'False', done.stderr
 
 
+TEXT = dict(context_length=77, vocab_size=49408, width=16, heads=2, layers=2)
+FAMILIES = {
+    'tiny-vit': dict(embed_dim=16, vision_cfg=dict(layers=2, width=32, head_width=8, patch_size=16, image_size=64), text_cfg=TEXT),
+    'tiny-siglip': dict(embed_dim=64, custom_text=True, init_logit_bias=-10, vision_cfg=dict(timm_model_name='test_vit', timm_pool='map', timm_proj='none', image_size=160),
+                        text_cfg=TEXT | dict(width=64, no_causal_mask=True, proj_bias=True, pool_type='last')),
+    'tiny-convnext': dict(embed_dim=24, vision_cfg=dict(timm_model_name='test_convnext', timm_pool='', timm_proj='linear', image_size=160), text_cfg=TEXT),
+    'RN-tiny': dict(embed_dim=16, vision_cfg=dict(layers=[1, 1, 1, 1], width=8, image_size=64), text_cfg=TEXT)}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name', FAMILIES)
+def test_every_family_of_backbones_fits_saves_and_comes_back(name, tmp_path, monkeypatch):
+    "By name, with random weights: the way of a photographer, and the image tower alone behind the saved model."
+    import json
+
+    import open_clip
+
+    from trmml import TRMML
+    monkeypatch.setenv('TRMML_FEATURES', str(tmp_path/'features'))
+    (tmp_path/f'{name}.json').write_text(json.dumps(FAMILIES[name])); open_clip.add_model_config(tmp_path/f'{name}.json')
+    ds = load('doodles', 'train', root=tmp_path, train=24, test=4, progress=False, n_jobs=1)
+    table = pd.DataFrame(partial(ds.labels, .5), index=ds.paths, columns=ds.classes).replace({0: pd.NA, -1: 0})
+    model = TRMML(backbone=name, weights=None, epochs=1, workers=0, prompts='shared', progress=False).fit(ds.paths, table)
+    again = TRMML.load(model.save(tmp_path/'model'), progress=False)
+    pd.testing.assert_frame_equal(again.predict(ds.paths), model.predict(ds.paths), check_exact=True)
+    regions = again.regions(ds.paths[0]); assert list(regions) == ds.classes and regions[ds.classes[0]].ndim == 2
+    assert list(again.add_classes('umbrella').predict(ds.paths[:2]).columns) == [*ds.classes, 'umbrella']
+
+
 OWN = ('backbones', 'photos', 'calibration', 'estimator', 'browse', 'cli', 'blanks')
 
 
