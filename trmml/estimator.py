@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'SHOTS', 'PARAMS', 'FORMAT', 'Matcher', 'at_rest', 'defaults', 'device_of', 'ModelError', 'TRMML', 'Photos',
-           'seconds_a_step', 'in_words', 'checkpoint_file', 'resume', 'Filled', 'decide', 'file_hash', 'card',
-           'read_model']
+           'seconds_a_step', 'in_words', 'checkpoint_file', 'resume', 'stoppable', 'Filled', 'decide', 'file_hash',
+           'card', 'read_model']
 
 # %% ../nbs/43_estimator.ipynb #b8f489e8
 import copy
@@ -189,6 +189,12 @@ def resume(method, store, labels, seed, path, progress):
     if path.exists():
         try: torch.load(path, map_location='cpu', weights_only=True)
         except Exception: path.unlink()
+    with warnings.catch_warnings():
+        if progress: warnings.filterwarnings('ignore', '.*cannot be learned')   # the counts have said so
+        return stoppable(method, store, labels, seed, path, progress)
+
+def stoppable(method, store, labels, seed, path, progress):
+    "Train with a checkpoint each epoch; Ctrl-C says that they are kept."
     try: return train(method, store, labels, seed, checkpoint=path, every=1, progress=progress)
     except KeyboardInterrupt as stop:
         stop.add_note('trmml: stopped; finished epochs are kept, and the same call goes on from there'); raise
