@@ -450,10 +450,11 @@ def card(
     said:dict, # from `description`
 )->str:        # Markdown
     "A model card."
-    m, b, z = said['metrics'], said['backbone'], set(said['zero_shot']); counts = zip(said['classes'], said['facts']['positives'] + [0]*len(z), said['facts']['negatives'] + [0]*len(z), said['thresholds'])
+    m, b, z = said['metrics'], said['backbone'], set(said['zero_shot']); source = 'its own weights' if b['name'] == 'doodle-clip' else b['weights']
+    counts = zip(said['classes'], said['facts']['positives'] + [0]*len(z), said['facts']['negatives'] + [0]*len(z), said['thresholds'])
     rows = [f'| {c} | {p} | {n} | {t:.2f} |{" zero-shot only, never trained" if c in z else ""} |' for c, p, n, t in counts]
     measured = f"On {m['photos']} photos set aside ({m['labels']} known labels): mAP {100*m['mAP']:.1f} %, CF1 {100*m['CF1']:.1f} %, calibration error {m['calibration_error']:.3f}. Thresholds were chosen on the same photos, so F1 is a little flattered." if 'mAP' in m else 'Nothing was set aside to measure by.'
-    return '\n'.join(['# A TRM-ML photo classifier', '', f"Text-region matching on a frozen {b['name']} ({b['weights']}, {b['image_size']} pixels, image tower sha256 {b['sha256'][:12]}), trained on {said['facts']['trained_on']} photos with trmml {said['versions']['trmml']}.", '',
+    return '\n'.join(['# A TRM-ML photo classifier', '', f"Text-region matching on a frozen {b['name']} ({source}, {b['image_size']} pixels, image tower sha256 {b['sha256'][:12]}), trained on {said['facts']['trained_on']} photos with trmml {said['versions']['trmml']}.", '',
                       '## Measured', '', measured, '', '## Classes', '', '| class | known positives | known negatives | threshold | |', '|---|---|---|---|---|', *rows, '',
                       '## Use', '', '```python', 'from trmml import TRMML', "TRMML.load('this folder').predict('a folder of photos')", '```', '',
                       'Probabilities are calibrated for photos like those that were labelled; a class that people label only when they notice it is judged by that habit.', ''])
