@@ -149,12 +149,14 @@ def plain_loop(
 def predict_speed(
     model,        # a fitted TRMML
     paths,        # of photos
-    repeats=3,    # in turn; the median counts, of two their mean
-)->dict:          # photos a second of both, ratio, largest difference of probabilities
-    "Photos a second: plain loop and `predict`."
-    loop, ours = [], []; plain_loop(model, paths[:32]); model.predict(paths[:128])   # both warm
-    for _ in range(repeats):
-        start = time.perf_counter(); a = plain_loop(model, paths); loop.append(time.perf_counter() - start)
-        start = time.perf_counter(); b = model.predict(paths).to_numpy(); ours.append(time.perf_counter() - start)
-    n = len(paths); x, y = n/np.median(loop), n/np.median(ours)
-    return dict(photos=n, image_size=model.method_.clip.image_size, backbone=model.backbone, loop=x, predict=y, ratio=y/x, difference=float(np.abs(a - b).max()))
+    part=250,     # photos at a time: loop and `predict` take turns, so that other work on the machine meets both
+)->dict:          # photos a second of both, ratio, largest difference of probabilities, load of the machine meanwhile
+    "Photos a second: plain loop and `predict`, each once over all photos."
+    seconds, scores = [0., 0.], ([], []); plain_loop(model, paths[:8]); model.predict(paths[:16])   # both warm
+    for i in range(0, len(paths), part):
+        for k in (0, 1) if i//part % 2 == 0 else (1, 0):
+            start = time.perf_counter(); p = (plain_loop, TRMML.predict)[k](model, paths[i:i + part])
+            seconds[k] += time.perf_counter() - start; scores[k].append(np.asarray(p))
+    n = len(paths); x, y = n/seconds[0], n/seconds[1]; a, b = (np.concatenate(s) for s in scores)
+    return dict(photos=n, image_size=model.method_.clip.image_size, backbone=model.backbone, loop=x, predict=y, ratio=y/x, difference=float(np.abs(a - b).max()),
+                load=os.getloadavg()[1], threads=torch.get_num_threads())
