@@ -136,7 +136,7 @@ def test_unlisted_and_separator(photos):
 def test_images_elsewhere(photos, tmp_path_factory):
     path = tmp_path_factory.mktemp('elsewhere')/'x.csv'
     path.write_text('image,cat\na.jpg,1\n')
-    with pytest.raises(FileNotFoundError, match='say where they are with images='): load(path)
+    with pytest.raises(FileNotFoundError, match=r'name the folder they are in \(images= of load\)'): load(path)
     assert load(path, images=photos).paths == [str(photos/'a.jpg')]
     path.write_text(f'image,cat\n{photos/"a.jpg"},1\n')
     assert load(path).paths == [str(photos/'a.jpg')]                                           # an absolute path needs no folder

@@ -169,7 +169,12 @@ def why_not(
     if t.get('pool_type') == 'eos': return 'its text tower is read at a token that only its own tokenizer knows'
     return ''
 
-def size_of(cfg): return (lambda s: s[0] if isinstance(s, (list, tuple)) else s)(cfg['vision_cfg'].get('image_size', 224))
+def size_of(
+    cfg:dict, # of open_clip
+)->int:       # pixels a side
+    "The size of the pictures of pre-training."
+    size = cfg['vision_cfg'].get('image_size', 224)
+    return size[0] if isinstance(size, (list, tuple)) else size
 
 # %% ../nbs/40_backbones.ipynb #02a85708
 class OpenCLIP(CLIP):
@@ -191,7 +196,9 @@ class OpenCLIP(CLIP):
         check_size(cfg, name, self.image_size)
         if dense not in ('own', 'mixed'): raise ValueError(f"dense={dense!r}: use 'own' or 'mixed'")
     dtype = property(lambda self: self.model.logit_scale.dtype)
-    def prompt_learner(self, *args, **kwargs): return (PromptLearner if self.model.plain else WholePrompts)(self, *args, **kwargs)
+    def prompt_learner(self, *args, **kwargs):
+        "Context vectors for class names, as the text tower needs them: see `PromptLearner` and `WholePrompts`."
+        return (PromptLearner if self.model.plain else WholePrompts)(self, *args, **kwargs)
 
 # %% ../nbs/40_backbones.ipynb #fca31512
 def check_size(cfg, name, size):
@@ -301,7 +308,11 @@ def state_of(name, weights):
     return read_weights(path), path
 
 def gelu_of(name, weights, state):
+<<<<<<< HEAD
     warn_activation(name, weights, state)
+=======
+    "Whether weights want the quick GELU of OpenAI's models."
+>>>>>>> h2
     return weights == 'openai' or all(m in state for m in OPENAI_MARKS) or bool((open_clip.pretrained.get_pretrained_cfg(name, str(weights)) or {}).get('quick_gelu'))
 
 # %% ../nbs/40_backbones.ipynb #25980c6b

@@ -50,7 +50,7 @@ def gallery(
     predictions=None,   # from `TRMML.predict(photos)`; None: made now
     width=6.,      # inches
 ):                 # matplotlib figure
-    "Photos of a class under its regions, with probabilities and what is known."
+    "Photos of a class under its regions, with probabilities and what is known. Raises ValueError for a class the model does not have or another `show`."
     import matplotlib.pyplot as plt; from trmml.companion import picture; from trmml.viz import guess_title, overlay
     if name not in model.classes_: raise ValueError(f'gallery: the model has no class {name!r}; it has {", ".join(model.classes_[:12])}')
     names, paths = list_photos(photos); c = model.classes_.index(name); P = model.predict(photos) if predictions is None else predictions
@@ -72,7 +72,7 @@ def ask(
     photos=None,   # where its photos are; None: where they were at `fit`
     n=50,          # cells to ask for
 )->pd.DataFrame:   # columns image, class, probability, threshold, label (blank), the most informative first
-    "The blanks whose labels would teach most."
+    "The blanks whose labels would teach most; photos that cannot be read are left out. Raises as `TRMML.complete`."
     photos = getattr(model, 'photos_', None) if photos is None else photos
     given = read_given(photos, labels, model.classes_); P = model.predict(given.paths, skip_unreadable=True).to_numpy()
     d = np.where((given.labels == 0) & ~np.isnan(P), distance(P, model.thresholds_), np.inf)
@@ -86,7 +86,7 @@ def answered(
     labels,        # table with blanks: CSV or DataFrame, photos in the index
     answers,       # from `ask`, its column `label` filled in: CSV or DataFrame
 )->pd.DataFrame:   # the table, with those cells filled
-    "Put answers into a table."
+    "Put answers into a table. Raises ValueError for answers other than 1, 0 or nothing, and for cells the table does not have."
     t = pd.read_csv(labels, index_col=0, dtype=object) if isinstance(labels, (str, Path)) else labels.astype(object).copy()
     a = pd.read_csv(answers, dtype=object) if isinstance(answers, (str, Path)) else answers
     for image, name, value in a[['image', 'class', 'label']].itertuples(index=False):

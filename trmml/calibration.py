@@ -41,8 +41,14 @@ class Calibration(NamedTuple):
     def __call__(self, p):   # (N, C) scores in 0..1 -> (N, C) probabilities
         return torch.sigmoid(self.a*logit(p) + self.b + torch.tensor(self.delta, dtype=torch.float32))
 
-def logit(p): return torch.as_tensor(p).float().clamp(1e-6, 1 - 1e-6).logit()
-def no_change(C): return Calibration(1., 0., [0.]*C)
+def logit(p):
+    "Logits of probabilities of any shape, float32, kept within 1e-6 of 0 and 1."
+    return torch.as_tensor(p).float().clamp(1e-6, 1 - 1e-6).logit()
+def no_change(
+    C:int, # classes
+)->Calibration:
+    "The calibration that leaves scores as they are."
+    return Calibration(1., 0., [0.]*C)
 
 # %% ../nbs/42_calibration.ipynb #bbf18f84
 def calibrate(

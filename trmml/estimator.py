@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'SHOTS', 'PARAMS', 'FORMAT', 'Matcher', 'at_rest', 'defaults', 'device_of', 'ModelError', 'TRMML', 'Photos',
-           'seconds_a_step', 'in_words', 'checkpoint_file', 'resume', 'Filled', 'decide', 'file_hash', 'card',
-           'read_model']
+           'seconds_a_step', 'in_words', 'checkpoint_file', 'resume', 'stoppable', 'Filled', 'decide', 'file_hash',
+           'card', 'read_model']
 
 # %% ../nbs/43_estimator.ipynb #b8f489e8
 import copy
@@ -56,7 +56,9 @@ class Matcher(TextRegionMatching):
         self.decoder = RegionDecoder(clip.d); self.queries, self.log_scale = (nn.Parameter(torch.empty_like(state[k])) for k in ('queries', 'log_scale'))
         for name in ('G', 'ctx'): self.register_buffer(name, torch.empty_like(state[name]))
         self.load_state_dict(state); self.requires_grad_(False).to(clip.device).eval()
-    def encode_text(self): return self.G
+    def encode_text(self):
+        "(2, C, d) text features, as stored."
+        return self.G
 
 @torch.no_grad()
 def at_rest(
@@ -81,7 +83,11 @@ def defaults(
     own = np.median(positives[positives > 0]) >= SHOTS if prompts == 'auto' else prompts == 'own'
     return dict(class_specific=bool(own), epochs=epochs, batch=batch)
 
-def device_of(device): return ('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else device
+def device_of(
+    device, # 'auto', or what torch calls a device
+)->str:
+    "The device meant: with 'auto' a GPU if there is one."
+    return ('cuda' if torch.cuda.is_available() else 'cpu') if device == 'auto' else device
 
 # %% ../nbs/43_estimator.ipynb #6e46fa0e
 class ModelError(ValueError):
@@ -113,7 +119,9 @@ class TRMML:
 PARAMS = tuple(inspect.signature(TRMML.__init__).parameters)[1:]
 
 @patch
-def get_params(self:TRMML, deep=True): return {k: getattr(self, k) for k in PARAMS}
+def get_params(self:TRMML, deep=True):
+    "Settings by name, as scikit-learn wants them."
+    return {k: getattr(self, k) for k in PARAMS}
 @patch
 def __sklearn_is_fitted__(self:TRMML): return hasattr(self, 'method_')
 @patch
@@ -161,7 +169,9 @@ def seconds_a_step(
             opt.zero_grad(); terms['total'].backward(); opt.step(); terms['total'].item()
     return time.perf_counter() - start
 
-def in_words(seconds): return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
+def in_words(seconds):
+    "A duration for people: seconds, minutes or hours."
+    return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
 # %% ../nbs/43_estimator.ipynb #76dd0f61
 def checkpoint_file(
@@ -179,6 +189,12 @@ def resume(method, store, labels, seed, path, progress):
     if path.exists():
         try: torch.load(path, map_location='cpu', weights_only=True)
         except Exception: path.unlink()
+    with warnings.catch_warnings():
+        if progress: warnings.filterwarnings('ignore', '.*cannot be learned')   # the counts have said so
+        return stoppable(method, store, labels, seed, path, progress)
+
+def stoppable(method, store, labels, seed, path, progress):
+    "Train with a checkpoint each epoch; Ctrl-C says that they are kept."
     try: return train(method, store, labels, seed, checkpoint=path, every=1, progress=progress)
     except KeyboardInterrupt as stop:
         stop.add_note('trmml: stopped; finished epochs are kept, and the same call goes on from there'); raise
@@ -271,19 +287,21 @@ def predict(self:TRMML,
     photos,                 # folder, picture, list of paths, table of them, or data set
     skip_unreadable=False,  # True: blank rows for photos that cannot be read
 )->pd.DataFrame:            # index image (N), columns classes: probabilities in 0..1
-    "Calibrated probabilities."
+    "Calibrated probabilities, each photo read once. Raises FileNotFoundError for photos that are not there, ValueError for those that cannot be read (all are named) and before `fit`."
     self.check_fitted(); names, paths = list_photos(photos)
     return self.framed(names, self.calibration_(self.raw(paths, skip_unreadable=skip_unreadable)).numpy())
 
 @patch
-def framed(self:TRMML, names, values): return pd.DataFrame(values, index=pd.Index([str(n) for n in names], name='image'), columns=self.classes_)
+def framed(self:TRMML, names, values):
+    "(N, C) values with names of photos and classes."
+    return pd.DataFrame(values, index=pd.Index([str(n) for n in names], name='image'), columns=self.classes_)
 
 @patch
 def predict_labels(self:TRMML,
     photos,                 # as for `predict`
     skip_unreadable=False,
 )->pd.DataFrame:            # index image (N), columns classes: 1 or 0, blank where a photo cannot be read
-    "Decisions by the threshold of each class."
+    "Decisions by the threshold of each class (`thresholds_`). Raises as `predict`."
     p = self.predict(photos, skip_unreadable)
     return (p >= self.thresholds_).astype('Int8').mask(p.isna())
 
@@ -292,7 +310,7 @@ def predict_labels(self:TRMML,
 def evaluate(self:TRMML,
     photos, labels=None,    # as for `fit`
 )->dict:                    # mAP, AP of each class, CF1, OF1, ... in 0..1, calibration_error, photos, labels
-    "All metrics on labelled photos; blanks are left out, decisions by the thresholds of the classes."
+    "All metrics on labelled photos; blanks are left out, decisions by the thresholds of the classes. Raises ValueError if no label says 1."
     self.check_fitted(); given = read_given(photos, labels, self.classes_)
     if not (given.labels == 1).any(): raise ValueError('no label says 1: there is nothing to measure by')
     p = self.calibration_(self.raw(given.paths)); decided = decision_metrics(p >= torch.from_numpy(self.thresholds_).float(), given.labels)
@@ -303,7 +321,7 @@ def evaluate(self:TRMML,
 def score(self:TRMML,
     photos, labels=None,    # as for `fit`
 )->float:                   # in 0..1
-    "Mean average precision over the classes that have a positive."
+    "Mean average precision over the classes that have a positive. Raises as `evaluate`."
     return self.evaluate(photos, labels)['mAP']
 
 # %% ../nbs/43_estimator.ipynb #8f89b020
@@ -320,7 +338,7 @@ def look(self:TRMML, path):
 def regions(self:TRMML,
     photo,   # path of one photo
 )->dict:     # class name -> (h, w) float32, how much each place counts for the class, in 0..1
-    "The region of every class in a photo (Eq. 2)."
+    "The region of every class in a photo (Eq. 2). Raises ValueError for more than one photo, or one that cannot be read."
     self.check_fitted(); _, (path, *more) = list_photos(photo)
     if more: raise ValueError(f'regions: {1 + len(more)} photos; give one')
     return dict(zip(self.classes_, self.look(path)[1]))
@@ -333,7 +351,7 @@ def explain(self:TRMML,
     k=3,
     width=6.,      # inches
 ):                 # matplotlib figure
-    "The picture of Figure 4: each photo, and its regions for some classes with their probabilities; a tick where the threshold is reached."
+    "The picture of Figure 4: each photo, and its regions for some classes with their probabilities; a tick where the threshold is reached. Raises ValueError for classes the model does not have and for more than 12 photos."
     from trmml.companion import Guess, picture; from trmml.viz import region_figure   # matplotlib: only now
     self.check_fitted(); names, paths = list_photos(photos)
     if len(paths) > 12: raise ValueError(f'explain: {len(paths)} photos make no picture; give up to 12')
@@ -379,7 +397,7 @@ def complete(self:TRMML,
     confidence=.9,    # probability from which an answer is written
     coverage=None,    # share of the blanks to fill instead, surest first
 )->Filled:            # labels and confidence, one row a photo
-    "Fill blanks with 1 or 0 where the model is sure."
+    "Fill blanks with 1 or 0 where the model is sure; photos that cannot be read stay blank. Raises ValueError for a confidence outside .5..1, a coverage outside 0..1, or a table whose columns or photos do not fit."
     self.check_fitted()
     if not .5 <= confidence <= 1: raise ValueError(f'confidence={confidence}: a probability from .5 to 1')
     if coverage is not None and not 0 <= coverage <= 1: raise ValueError(f'coverage={coverage}: a share from 0 to 1')
@@ -395,7 +413,7 @@ def complete(self:TRMML,
 def add_classes(self:TRMML,
     names,       # new class names
 )->TRMML:        # another TRMML with more columns; this one stays as it is
-    "Recognise names that were never trained, zero-shot. Needs `prompts='shared'` at fit, and the text tower."
+    "Recognise names that were never trained, zero-shot, and warn that it is only that. Raises ValueError for names that are classes already, or if `prompts` was not 'shared' at fit; needs the text tower."
     self.check_fitted(); names = [names] if isinstance(names, str) else list(names); again = [n for n in names if n in self.classes_]
     if again: raise ValueError(f'add_classes: {again[0]!r} is a class already')
     m = self.method_
@@ -432,10 +450,11 @@ def card(
     said:dict, # from `description`
 )->str:        # Markdown
     "A model card."
-    m, b, z = said['metrics'], said['backbone'], set(said['zero_shot']); counts = zip(said['classes'], said['facts']['positives'] + [0]*len(z), said['facts']['negatives'] + [0]*len(z), said['thresholds'])
+    m, b, z = said['metrics'], said['backbone'], set(said['zero_shot']); source = 'its own weights' if b['name'] == 'doodle-clip' else b['weights']
+    counts = zip(said['classes'], said['facts']['positives'] + [0]*len(z), said['facts']['negatives'] + [0]*len(z), said['thresholds'])
     rows = [f'| {c} | {p} | {n} | {t:.2f} |{" zero-shot only, never trained" if c in z else ""} |' for c, p, n, t in counts]
     measured = f"On {m['photos']} photos set aside ({m['labels']} known labels): mAP {100*m['mAP']:.1f} %, CF1 {100*m['CF1']:.1f} %, calibration error {m['calibration_error']:.3f}. Thresholds were chosen on the same photos, so F1 is a little flattered." if 'mAP' in m else 'Nothing was set aside to measure by.'
-    return '\n'.join(['# A TRM-ML photo classifier', '', f"Text-region matching on a frozen {b['name']} ({b['weights']}, {b['image_size']} pixels, image tower sha256 {b['sha256'][:12]}), trained on {said['facts']['trained_on']} photos with trmml {said['versions']['trmml']}.", '',
+    return '\n'.join(['# A TRM-ML photo classifier', '', f"Text-region matching on a frozen {b['name']} ({source}, {b['image_size']} pixels, image tower sha256 {b['sha256'][:12]}), trained on {said['facts']['trained_on']} photos with trmml {said['versions']['trmml']}.", '',
                       '## Measured', '', measured, '', '## Classes', '', '| class | known positives | known negatives | threshold | |', '|---|---|---|---|---|', *rows, '',
                       '## Use', '', '```python', 'from trmml import TRMML', "TRMML.load('this folder').predict('a folder of photos')", '```', '',
                       'Probabilities are calibrated for photos like those that were labelled; a class that people label only when they notice it is judged by that habit.', ''])
@@ -445,7 +464,7 @@ def card(
 def save(self:TRMML,
     folder,      # new, empty, or that of an earlier model, which is replaced
 )->Path:         # of the folder
-    "Write model.json, tensors and a model card; the folder holds the old model or the new one at every moment."
+    "Write model.json, tensors and a model card; the folder holds the old model or the new one at every moment. Raises ValueError for a folder of something else, OSError if it cannot be written."
     self.check_fitted(); folder = Path(folder).expanduser()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder/'model.json').exists() and not any(folder.glob('*.part'))):
         raise ValueError(f'{folder}: is there and is no model of trmml; choose another folder')

@@ -207,7 +207,7 @@ def _paths(
     paths = [find_photo(folder, n) for n in table['names']]
     gone = [(r, n) for r, n, p in zip(table['rows'], table['names'], paths) if p is None]
     if gone: raise FileNotFoundError(f'{source} lists {len(paths)} images, of which {len(gone)} are not in {folder} (first: row {gone[0][0]}, '
-                                     f'{gone[0][1]}); put them there, mend the path, or say where they are with images=')
+                                     f'{gone[0][1]}); put them there, mend the path, or name the folder they are in (images= of load)')
     first = {}
     for p, r in zip(paths, table['rows']):
         if p in first: raise ValueError(f'{source}, row {r}: {os.path.basename(p)} stands in row {first[p]} too; keep one row a photo')
