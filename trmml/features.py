@@ -556,7 +556,7 @@ class FeatureStore:
 
     def dense(self, rows): return read_array(self, 'dense', rows)
     def pooled(self, rows): return read_array(self, 'pooled', rows)
-    def batch(self, rows, device=None, dtype=None, non_blocking=False):
+    def batch(self, rows, device=None, dtype=None, non_blocking=True):
         return read_batch(self, rows, device, dtype, non_blocking)
     def in_memory(self, limit=8*2**30, device=None): return in_memory(self, limit, device)
 
@@ -576,7 +576,7 @@ def read_batch(
     rows,               # indices, slice or mask
     device=None,        # of the result; None: where the store is
     dtype=None,         # of the result; None: float32
-    non_blocking=False, # copy to a GPU while the CPU goes on
+    non_blocking=True,  # copy to a GPU, from pinned memory, while the CPU goes on
 )->Features:            # dense (B, d, h, w), pooled (B, d)
     "Features of some images."
     rows = as_rows(rows, len(store))

@@ -21,7 +21,7 @@ from .contrastive import Projector, nce_loss
 from .distillation import kd_loss, match_both
 from .losses import total_loss
 from .method import Method, as_features, assumed, classification, count_parameters
-from .prototypes import MemoryBank, Thresholds, agree, fill_unknown, pseudo_labels, topk_pixels
+from .prototypes import MemoryBank, Thresholds, agree, fill_unknown, positives, pseudo_labels, topk_pixels
 from .regions import RegionDecoder, matching, pool_regions, region_maps
 
 # %% ../nbs/10_model.ipynb #114fc423
@@ -165,7 +165,7 @@ def estimate(self:TRMML, out, labels):
     taught = assumed(self, labels)   # where nothing is known to be absent, thresholds too take unknown for absent
     visual = judge(self.bank.mean_similarity(F_r), self.by_visual, taught, self.bank.ready, self.eta)
     text = judge(matching(F_r, T), self.by_text, taught, every, self.eta)
-    self.bank.push(topk_pixels(out['energies'], out['f'], self.topk, labels == 1), labels)
+    self.bank.push(topk_pixels(out['energies'], out['f'], self.topk, positives(labels)), labels)
     if self.stage == 1 or self.prototypes == 'none': return torch.zeros_like(labels)
     return dict(both=agree(visual, text), visual=visual, text=text)[self.prototypes]
 
