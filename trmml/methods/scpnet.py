@@ -426,6 +426,6 @@ def loss(self:SCPNet, x, labels):
     z, weak, strong = self.three_logits(x); p = weak.detach().float().sigmoid()
     tau = thresholds(self.memory.sum(0), len(self.memory), self.hard)
     y, use = hard_targets(p, tau, self.hard, labels)
-    if rows is not None: self.memory[rows.to(y.device)[y.any(1)]] = y[y.any(1)]   # a picture without any label keeps what it had
+    if rows is not None: rows = rows.to(y.device); self.memory[rows] = y.where(y.any(1, keepdim=True), self.memory[rows])   # a picture without any label keeps what it had
     terms = dict(splc=splc_loss(z, labels, self.epoch, self.assumes(labels)), hard=consistency(strong, y, use), soft=consistency(strong, p @ self.S.T, use))
     return dict(terms, total=terms['splc'] + self.unsupervised*(terms['hard'] + self.soft*terms['soft']))
