@@ -63,7 +63,11 @@ def guarded(work):
     return inside
 
 
-@pytest.mark.parametrize('name', ALONE)
+WAITS = ('sst-frozen', 'sarb-frozen', 'role-frozen', 'largeloss-frozen')   # their published rules pick entries by value or keep estimates in main memory
+CASES = [pytest.param(m, marks=pytest.mark.xfail(raises=AssertionError)) if m in WAITS else m for m in ALONE]
+
+
+@pytest.mark.parametrize('name', CASES)
 @pytest.mark.filterwarnings('ignore:SCPNet sees one view')
 def test_no_step_waits_for_the_device(name, clip, monkeypatch):
     "The third epoch, when all that is done once is done."
@@ -111,8 +115,10 @@ def test_counting_changes_nothing(clip, monkeypatch):
 def test_autocast(name, precision, clip):
     store, labels = world(clip)
     plain, coarse = made(name, clip), made(name, clip, precision=precision)
+    before = {k: v.clone() for k, v in coarse.state_dict().items()}
     a, b = fit(plain, store, labels)[-1]['total'], fit(coarse, store, labels)[-1]['total']
-    assert a != b and abs(a/b - 1) < .05
+    assert a != b and (abs(a/b - 1) < .05 or precision == 'float16')      # whose first steps look for a scale and move nothing
+    assert np.isfinite(b) and any(not torch.equal(v, before[k]) for k, v in coarse.state_dict().items() if v.is_floating_point())
     assert all(p.dtype == torch.float32 for p in coarse.parameters())
     assert (optimizer(coarse).scaler is not None) == (precision == 'float16')
 

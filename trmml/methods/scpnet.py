@@ -94,7 +94,7 @@ def splc_loss(
     found = (labels == 0) & (p > tau) if epoch >= 1 else torch.zeros_like(labels, dtype=torch.bool)
     y = ((labels == 1) | found).float()
     each = -((1 - p)*y + p*(1 - y))**gamma*(y*F.logsigmoid(z) + (1 - y)*F.logsigmoid(-z))
-    return each.sum() if assume else each[(labels != 0) | found].sum()
+    return each.sum() if assume else each.where((labels != 0) | found, 0).sum()
 
 # %% ../../nbs/25_scpnet.ipynb #cb9d0dd3
 def thresholds(
