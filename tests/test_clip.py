@@ -305,6 +305,18 @@ def test_folded_tower_equals_the_plain_one(lively, picture):
         assert torch.cosine_similarity(a, b, dim=1).min() > .99999
 
 
+@torch.inference_mode()
+def test_folded_rn101_at_448():
+    "The paper's tower at the paper's size: one image, 14 x 14 positions."
+    model = liven(open_clip.create_model('RN101', pretrained=None).eval())
+    clip, x = CLIP(model, 'RN101', 'random', 448), torch.randn(1, 3, 448, 448, generator=torch.Generator().manual_seed(6))
+    ours, theirs = clip.features(x), image_features(model.visual, x)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in clip.tower.modules()) and ours.dense.shape == (1, 512, 14, 14)
+    for a, b in zip(ours, theirs):
+        assert_close(a, b, atol=1e-5*b.abs().max().item(), rtol=0)
+        assert torch.cosine_similarity(a, b, dim=1).min() > .99999 and b.std() > 1e-3
+
+
 def test_fold_follows_the_weights(tiny):
     "Trained, loaded anew, moved: never features of weights that are no longer there."
     clip, x = load('doodle-clip', weights=None), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = sorted((ROOT/'nbs').glob('**/[!_.]*.ipynb'))
-COMPANIONS = [p for p in NBS if p.stem.startswith(('table', 'figure', 'tutorial', 'complete', 'choices', 'components', 'doodle_clip', 'doodle_resnet', 'benchmark', 'views', 'losses', 'everything'))]
+COMPANIONS = [p for p in NBS if p.stem.startswith(('table', 'figure', 'tutorial', 'complete', 'choices', 'components', 'doodle_clip', 'doodle_resnet', 'benchmark', 'views', 'losses', 'everything', 'precision'))]
 LIBRARY = [p for p in NBS if re.match(r'\d\d[a-z]?_', p.name)]
 LONGEST, LARGEST = 25, 200_000                   # lines of a cell, bytes of a notebook
 UNCLEAN = re.compile(r'/home/|/Users/|/root/|/tmp/|/work/|/mnt/|/content/|site-packages|[A-Z]:\\\\|\b0x[0-9a-f]{6,}')

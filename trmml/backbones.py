@@ -308,11 +308,8 @@ def state_of(name, weights):
     return read_weights(path), path
 
 def gelu_of(name, weights, state):
-<<<<<<< HEAD
-    warn_activation(name, weights, state)
-=======
     "Whether weights want the quick GELU of OpenAI's models."
->>>>>>> h2
+    warn_activation(name, weights, state)
     return weights == 'openai' or all(m in state for m in OPENAI_MARKS) or bool((open_clip.pretrained.get_pretrained_cfg(name, str(weights)) or {}).get('quick_gelu'))
 
 # %% ../nbs/40_backbones.ipynb #25980c6b

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['NAMES', 'PARTS', 'clock', 'alternate', 'machine', 'processor', 'plain_tower', 'plain_positions', 'Peers',
            'random_store', 'backward', 'epoch_work', 'step_work', 'step_parts', 'names_of', 'measure', 'per_image',
-           'factors', 'in_words', 'slope', 'grow', 'pictures', 'extraction_work', 'slopes', 'together', 'check_sizes',
-           'in_ms', 'growth_figure', 'where_time_goes']
+           'factors', 'mapped_store', 'step_choices', 'autocast_for', 'choices_in_words', 'in_words', 'slope', 'grow',
+           'pictures', 'extraction_work', 'slopes', 'together', 'check_sizes', 'in_ms', 'growth_figure',
+           'where_time_goes']
 
 # %% ../nbs/15_benchmark.ipynb #62204a5f
 import copy
+import json
 import os
 import platform
 import time
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 import trmml
 from .clip import PromptLearner, feature_map, position_embedding
 from .doodles import compose, draw
+from .features import FeatureStore, layout
 from .learner import TensorStore, optimizer, train_epoch
 from .losses import asymmetric_loss
 from .methods import create
@@ -37,11 +40,12 @@ def clock(
     work,         # callable without arguments
     device='cpu', # that it works on
 )->float:         # seconds
-    "Time of one call, until the device is done, too."
+    "Time of one call, until the device is done, too; with one thread of a CPU, time that this process was given."
     wait = torch.cuda.synchronize if torch.device(device).type == 'cuda' else lambda: None
-    wait(); start = time.perf_counter()
+    now = time.process_time if torch.device(device).type == 'cpu' and torch.get_num_threads() == 1 else time.perf_counter
+    wait(); start = now()
     work(); wait()
-    return time.perf_counter() - start
+    return now() - start
 
 def alternate(
     works:dict,     # name -> callable without arguments
@@ -147,9 +151,10 @@ def backward(
 def epoch_work(
     clip, names, # a CLIP; prompt-ready class names
     batch:int=128, seed:int=0,
+    **settings,  # of TRM-ML
 ):               # callable: number of images -> one epoch of TRM-ML over so many cached images, as a work
     "Training as the learner does it, in the second stage, with pseudo-labels."
-    method, g = create('trmml', clip, names), torch.Generator().manual_seed(seed)
+    method, g = create('trmml', clip, names, **settings), torch.Generator().manual_seed(seed)
     opt = optimizer(method); method.begin_epoch(1, 1)
     def work(n):
         store, labels = random_store(n, clip), torch.randint(-1, 2, (n, len(names)), generator=g).to(torch.int8)
@@ -157,10 +162,10 @@ def epoch_work(
     return work
 
 def step_work(
-    clip, batch:int=128, seed:int=0,
+    clip, batch:int=128, seed:int=0, **settings,
 ): # callable: class names -> one training step of TRM-ML on cached features, as a work
     "An epoch of a single batch."
-    return lambda names: epoch_work(clip, names, batch, seed)(batch)
+    return lambda names: epoch_work(clip, names, batch, seed, **settings)(batch)
 
 # %% ../nbs/15_benchmark.ipynb #ac4b1e89
 def step_parts(
@@ -210,13 +215,16 @@ def measure(
     images:int=8,   # that the encoders are timed on
     repeat=(3, 3),  # rounds for each number of classes
     warm:bool=True,
+    image_rounds:int=None, # rounds for the encoders, which take turns between themselves; None: as many as the others
 )->pd.DataFrame:    # classes, side, part, unit, median, low, high, rounds; seconds
     "Times of all parts for each number of classes."
     tables, order = [], ['classes', 'side', 'part', 'unit', 'median', 'low', 'high', 'rounds']
     for (n, some), rounds in zip(names.items(), repeat, strict=True):
         works = step_parts(clip, some, batch, images)
-        if tables: works = {k: w for k, w in works.items() if k[1] != 'images'}   # the same for any number of classes
-        t = alternate(works, rounds, clip.device, warm).rename_axis(['side', 'part']).reset_index()
+        encoders, others = ({k: w for k, w in works.items() if (k[1] == 'images') is yes} for yes in (True, False))
+        parts = [alternate(others, rounds, clip.device, warm)]
+        if not tables: parts.insert(0, alternate(encoders, image_rounds or rounds, clip.device, warm))   # the same for any number of classes
+        t = pd.concat(parts).rename_axis(['side', 'part']).reset_index()
         t['unit'] = np.where(t.part == 'images', 'image', 'step')
         t.loc[t.part == 'images', ['median', 'low', 'high']] /= images
         tables.append(t.assign(classes=n))
@@ -251,6 +259,51 @@ def factors(
     rows[f'{epochs} epochs of {n:,} images, {first} classes, computed'] = dict(peers=steps['peers'], ours=steps['ours'] + n*encode['ours'])
     r = pd.DataFrame(rows).T[['peers', 'ours']]
     return r.assign(factor=r.peers/r.ours)
+
+# %% ../nbs/15_benchmark.ipynb #82515a81
+def mapped_store(
+    n:int,    # images
+    clip,     # a CLIP
+    folder,   # new or empty
+)->FeatureStore:
+    "Random features of the right shape in files, as an extraction leaves them."
+    folder, shape = Path(folder), (clip.d, *[clip.image_size//32]*2); folder.mkdir(parents=True, exist_ok=True)
+    source = random_store(n, clip)
+    for name, (s, dtype) in layout(n, shape).items():
+        np.lib.format.open_memmap(folder/f'{name}.npy', 'w+', dtype, s)[:] = getattr(source, name).cpu().numpy()
+    (folder/'meta.json').write_text(json.dumps(dict(n=n, shape=shape, dtype='float16')))
+    (folder/'done').write_text(json.dumps(dict(unreadable=[])))
+    return FeatureStore(folder)
+
+# %% ../nbs/15_benchmark.ipynb #2c22c859
+def step_choices(
+    clip, names,      # a CLIP; prompt-ready class names
+    folder,           # for features of four batches
+    batch:int=128, repeat:int=3, warm:bool=True,
+    precision='bfloat16',
+)->pd.DataFrame:      # index what; median, low, high, rounds, and the median over that of the float32 step or text pass
+    "What loading is of a step, and what a step is in coarser arithmetic."
+    store, step = mapped_store(4*batch, clip, folder), step_work(clip, batch)
+    rows = iter([torch.randperm(len(store))[:batch] for _ in range(repeat + 2)])
+    plain, coarse = create('trmml', clip, names), lambda w: lambda: autocast_for(clip.device, precision)(w)
+    works = {'step': step(names), 'read a batch': lambda: store.batch(next(rows), clip.device),
+             f'step, {precision}': step_work(clip, batch, precision=precision)(names),
+             'text pass': backward(plain.encode_text, [plain]),
+             f'text pass, {precision}': coarse(backward(plain.encode_text, [plain]))}
+    t = alternate(works, repeat, clip.device, warm).rename_axis('what')
+    return t.assign(share=[m/t['median']['text pass' if 'text' in what else 'step'] for what, m in t['median'].items()])
+
+def autocast_for(device, precision):
+    "Callable that does a work under autocast."
+    def run(work):
+        with torch.autocast(torch.device(device).type, getattr(torch, precision)): work()
+    return run
+
+def choices_in_words(t, precision='bfloat16')->str:
+    "What `step_choices` says, in a sentence."
+    s = t.share
+    return (f"Reading a batch from mapped files takes {100*s['read a batch']:.1f} % of a float32 step. Under {precision} autocast a step takes "
+            f"{s[f'step, {precision}']:.2f} times what it takes in float32, a text pass {s[f'text pass, {precision}']:.2f} times.")
 
 # %% ../nbs/15_benchmark.ipynb #7901daf6
 def in_words(

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from einops import rearrange
 
+from .prototypes import positives
+
 # %% ../nbs/08_contrastive.ipynb #39eed068
 class Projector(nn.Module):
     "The additional MLP: three linear layers d -> 2d -> 2d -> 2d with ReLU between them (section 3.5)."
@@ -28,13 +30,14 @@ def gather_samples(
     labels:Tensor,           # (B, C) in {1, 0, -1}
     bank:Tensor=None,        # (C, L, e) further samples of each category, projected too
     bank_filled:Tensor=None, # (C, L) bool or (C,) counts: slots in use; None: all
-)->tuple:                    # samples (N, e), category of each (N,)
+)->tuple:                    # samples (N, e), category of each (N,); -1 for empty slots, which are no samples
     "Region vectors of positive entries, then the bank's, with the category each belongs to."
-    c = (labels == 1).nonzero()[:, 1]
-    if bank is None: return F_r[labels == 1], c
+    at = positives(labels)
+    if bank is None: return F_r[at], at[1]
     used = torch.ones(bank.shape[:2], dtype=torch.bool, device=bank.device) if bank_filled is None else bank_filled
     if used.ndim == 1: used = torch.arange(bank.shape[1], device=bank.device) < used[:, None]
-    return torch.cat([F_r[labels == 1], bank[used].to(F_r.dtype)]), torch.cat([c, used.nonzero()[:, 0]])
+    of = torch.where(used, torch.arange(len(bank), device=bank.device)[:, None], -1)   # (C, L)
+    return torch.cat([F_r[at], bank.flatten(0, 1).to(F_r.dtype)]), torch.cat([at[1], of.flatten()])
 
 # %% ../nbs/08_contrastive.ipynb #76552fa4
 def nce_loss(
@@ -55,6 +58,6 @@ def nce_loss(
     S, A = normalize(S.float(), dim=-1), normalize(anchors.float(), dim=-1)
     with torch.autocast(S.device.type, enabled=False): sim = A @ rearrange(S, 'n e -> e n')/tau  # (C, N)
     same = c == torch.arange(len(A), device=c.device)[:, None]                                   # (C, N)
-    against = sim.masked_fill(same, torch.finfo(sim.dtype).min).logsumexp(1, keepdim=True)       # negatives, (C, 1)
+    against = sim.masked_fill(same | (c < 0), torch.finfo(sim.dtype).min).logsumexp(1, keepdim=True)       # negatives, (C, 1)
     terms = nn.functional.softplus(against - sim).where(same, 0)
     return (terms.sum(1)/same.sum(1).clamp(min=1)).sum()/same.any(1).sum().clamp(min=1)

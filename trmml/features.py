@@ -8,7 +8,7 @@ __all__ = ['KEPT_AS', 'HEADER', 'FORMAT', 'layout', 'bytes_needed', 'file_state'
            'write_rows', 'to_disk', 'append_line', 'read_journal', 'open_array', 'open_arrays', 'intact', 'check_space',
            'write_whole', 'features_root', 'new_meta', 'prepare', 'compute_block', 'why_unreadable', 'find_unreadable',
            'unreadable_error', 'unfinished', 'fill', 'alone_in', 'finished', 'block_of', 'known_unreadable', 'complete',
-           'extract', 'as_rows', 'take', 'FeatureStore', 'read_array', 'read_batch', 'in_memory']
+           'extract', 'as_rows', 'take', 'FeatureStore', 'read_array', 'read_batch', 'in_memory', 'likeness']
 
 # %% ../nbs/04_features.ipynb #a2297e56
 import errno
@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import PIL
 import torch
 from filelock import FileLock
@@ -555,7 +556,7 @@ class FeatureStore:
 
     def dense(self, rows): return read_array(self, 'dense', rows)
     def pooled(self, rows): return read_array(self, 'pooled', rows)
-    def batch(self, rows, device=None, dtype=None, non_blocking=False):
+    def batch(self, rows, device=None, dtype=None, non_blocking=True):
         return read_batch(self, rows, device, dtype, non_blocking)
     def in_memory(self, limit=8*2**30, device=None): return in_memory(self, limit, device)
 
@@ -575,7 +576,7 @@ def read_batch(
     rows,               # indices, slice or mask
     device=None,        # of the result; None: where the store is
     dtype=None,         # of the result; None: float32
-    non_blocking=False, # copy to a GPU while the CPU goes on
+    non_blocking=True,  # copy to a GPU, from pinned memory, while the CPU goes on
 )->Features:            # dense (B, d, h, w), pooled (B, d)
     "Features of some images."
     rows = as_rows(rows, len(store))
@@ -596,3 +597,17 @@ def in_memory(
     if store.nbytes > limit: return store
     everything, device = np.arange(len(store)), 'cpu' if device is None else device
     return FeatureStore(store.folder, {k: take(a, everything).to(device) for k, a in store.arrays.items()})
+
+# %% ../nbs/04_features.ipynb #37276523
+def likeness(
+    stores:dict,   # name -> FeatureStore of the same images; the first is compared with
+    batch:int=256, # rows read at a time
+)->pd.DataFrame:   # index name; smallest and mean cosine over dense and pooled vectors, bytes of a picture
+    "How near features in other numbers are to those of the first store."
+    first, rows = next(iter(stores.values())), {}
+    for name, store in stores.items():
+        if store.shape != first.shape: raise ValueError(f'{name} holds {store.shape}, the first store {first.shape}: compare the same images')
+        pairs = (zip(store.batch(slice(i, i + batch)), first.batch(slice(i, i + batch))) for i in range(0, len(store), batch))
+        cos = torch.cat([torch.cosine_similarity(a, b, dim=1).flatten() for pair in pairs for a, b in pair])
+        rows[name] = {'smallest cosine': cos.min().item(), 'mean cosine': cos.mean().item(), 'bytes a picture': store.nbytes//len(store)}
+    return pd.DataFrame(rows).T.astype({'bytes a picture': int})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTIONS', 'RANGES', 'start_aligned', 'centre_keys', 'judge', 'check_options', 'TRMML', 'build', 'first_queries',
-           'unit_positions']
+           'unit_positions', 'remembered']
 
 # %% ../nbs/10_model.ipynb #cadd622f
 import math
@@ -22,7 +22,7 @@ from .contrastive import Projector, nce_loss
 from .distillation import kd_loss, match_both
 from .losses import total_loss
 from .method import Method, as_features, assumed, classification, count_parameters
-from .prototypes import MemoryBank, Thresholds, agree, fill_unknown, pseudo_labels, topk_pixels
+from .prototypes import MemoryBank, Thresholds, agree, fill_unknown, positives, pseudo_labels, topk_pixels
 from .regions import RegionDecoder, matching, pool_regions, region_maps
 
 # %% ../nbs/10_model.ipynb #114fc423
@@ -161,11 +161,21 @@ def scores(self:TRMML, x):
 @patch
 def regions(self:TRMML, x): return region_maps(self.forward(x)['energies'], self.kind)   # (B, C, h, w) (Eq. 2)
 
+# %% ../nbs/10_model.ipynb #bd53fae1
+def remembered(
+    module,   # nn.Module
+    name:str, # of a buffer with one element
+):            # its value as a number
+    "The value of a buffer, fetched from the device only when it was written since."
+    t, kept = getattr(module, name), module.__dict__.setdefault('_remembered', {})
+    if name not in kept or kept[name][0] is not t or kept[name][1] != t._version: kept[name] = t, t._version, t.item()
+    return kept[name][2]
+
 # %% ../nbs/10_model.ipynb #0622eb10
 @patch
 def begin_epoch(self:TRMML, epoch, epochs):
     "At the end of the first stage the text features become the text prototypes (section 3.4)."
-    if self.stage == 1 and epoch >= self.warmup*epochs:
+    if remembered(self, 'stage') == 1 and epoch >= self.warmup*epochs:
         with torch.no_grad(): self.T.copy_(normalize(self.encode_text()[0], dim=-1))
         self.stage.fill_(2)
     self.epoch = epoch
@@ -175,12 +185,12 @@ def begin_epoch(self:TRMML, epoch, epochs):
 def estimate(self:TRMML, out, labels):
     "(B, C) int8: pseudo-labels of a batch; thresholds and bank learn from its known labels (Eq. 7-12)."
     F_r, every = out['F_r'].detach(), torch.ones(labels.shape[1], dtype=torch.bool, device=labels.device)
-    T = self.T if self.stage == 2 else normalize(out['G'][0].detach(), dim=-1)
+    T = self.T if remembered(self, 'stage') == 2 else normalize(out['G'][0].detach(), dim=-1)
     taught = assumed(self, labels)   # where nothing is known to be absent, thresholds too take unknown for absent
     visual = judge(self.bank.mean_similarity(F_r), self.by_visual, taught, self.bank.ready, self.eta)
     text = judge(matching(F_r, T), self.by_text, taught, every, self.eta)
-    self.bank.push(topk_pixels(out['energies'], out['f'], self.topk, labels == 1), labels)
-    if self.stage == 1 or self.prototypes == 'none': return torch.zeros_like(labels)
+    self.bank.push(topk_pixels(out['energies'], out['f'], self.topk, positives(labels)), labels)
+    if remembered(self, 'stage') == 1 or self.prototypes == 'none': return torch.zeros_like(labels)
     return dict(both=agree(visual, text), visual=visual, text=text)[self.prototypes]
 
 # %% ../nbs/10_model.ipynb #cbb2010a
@@ -188,7 +198,7 @@ def estimate(self:TRMML, out, labels):
 def loss(self:TRMML, x, labels):
     "Named terms, 'total' among them; the pseudo-labels stay in `self.pseudo`, for the log (Eq. 15)."
     x = as_features(self.clip, x)
-    if not self.centred: centre_keys(self.decoder, unit_positions(x.dense)); self.centred.fill_(True)
+    if not remembered(self, 'centred'): centre_keys(self.decoder, unit_positions(x.dense)); self.centred.fill_(True)
     out = self.forward(x); nce = self.contrast(out, labels) if self.contrastive else None
     self.pseudo = self.estimate(out, labels)
     filled, asl = fill_unknown(labels, self.pseudo), dict(self.asl, reduction='batch', eps=1e-8)

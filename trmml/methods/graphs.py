@@ -89,7 +89,7 @@ class MLGCN(Vanilla):
     def before_step(self, opt, step, steps, rows):
         super().before_step(opt, step, steps, rows)
         if self.clip_norm and self.hooked is not opt:
-            opt.register_step_pre_hook(lambda o, *_: nn.utils.clip_grad_norm_([p for g in o.param_groups for p in g['params']], self.clip_norm) and None)
+            opt.register_step_pre_hook(lambda o, *_: (nn.utils.clip_grad_norm_([p for g in o.param_groups for p in g['params']], self.clip_norm), None)[1])
             self.hooked = opt
 
 # %% ../../nbs/34_graphs.ipynb #83654648

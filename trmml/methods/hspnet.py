@@ -60,7 +60,7 @@ class FamilyCore(Core):
         A = adjacency(relation(clip, classes), kept(len(classes)))
         super().__init__(clip, classes, A, hidden=hidden, sharpness=sharpness, trained=trained, seed=seed); del self.prompts
         for name, value in dict(t_P=t_P, A_P=adjacency(relation(clip, parents), kept(len(parents))), index=index).items(): self.register_buffer(name, value.to(clip.device))
-        before, behind, self.end = around_context(clip, classes, n_ctx); self.n_ctx = n_ctx
+        before, behind, end = around_context(clip, classes, n_ctx); self.end, self.n_ctx = tuple(end.tolist()), n_ctx
         for name, value in dict(before=before, behind=behind).items(): self.register_buffer(name, value, persistent=False)
         self.gcn_share = nn.Parameter(torch.full((1,), .9, device=clip.device))   # gamma; "gc..." in the official code, so it has the GCN's learning rate
         with torch.random.fork_rng(devices=[]):

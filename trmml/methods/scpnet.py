@@ -94,7 +94,7 @@ def splc_loss(
     found = (labels == 0) & (p > tau) if epoch >= 1 else torch.zeros_like(labels, dtype=torch.bool)
     y = ((labels == 1) | found).float()
     each = -((1 - p)*y + p*(1 - y))**gamma*(y*F.logsigmoid(z) + (1 - y)*F.logsigmoid(-z))
-    return each.sum() if assume else each[(labels != 0) | found].sum()
+    return each.sum() if assume else each.where((labels != 0) | found, 0).sum()
 
 # %% ../../nbs/25_scpnet.ipynb #cb9d0dd3
 def thresholds(
@@ -426,6 +426,6 @@ def loss(self:SCPNet, x, labels):
     z, weak, strong = self.three_logits(x); p = weak.detach().float().sigmoid()
     tau = thresholds(self.memory.sum(0), len(self.memory), self.hard)
     y, use = hard_targets(p, tau, self.hard, labels)
-    if rows is not None: self.memory[rows.to(y.device)[y.any(1)]] = y[y.any(1)]   # a picture without any label keeps what it had
+    if rows is not None: rows = rows.to(y.device); self.memory[rows] = y.where(y.any(1, keepdim=True), self.memory[rows])   # a picture without any label keeps what it had
     terms = dict(splc=splc_loss(z, labels, self.epoch, self.assumes(labels)), hard=consistency(strong, y, use), soft=consistency(strong, p @ self.S.T, use))
     return dict(terms, total=terms['splc'] + self.unsupervised*(terms['hard'] + self.soft*terms['soft']))
