@@ -293,6 +293,7 @@ def step_choices(
     t = alternate(works, repeat, clip.device, warm).rename_axis('what')
     return t.assign(share=[m/t['median']['text pass' if 'text' in what else 'step'] for what, m in t['median'].items()])
 
+# %% ../nbs/15_benchmark.ipynb #3db0462a
 def autocast_for(device, precision):
     "Callable that does a work under autocast."
     def run(work):

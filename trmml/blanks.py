@@ -123,6 +123,7 @@ def verdict(t):
         lines.append(f"against {TITLES.get(m, m)}, scores {s}: precision of ones {d.precision_ones.mean():+.1f} (higher in {int((d.precision_ones > 0).sum())} of {len(d)} seeds), recall of ones {d.recall_ones.mean():+.1f}; precision of zeros {d.precision_zeros.mean():+.2f}, recall {d.recall_zeros.mean():+.2f}")
     return '\n'.join([*lines, conclusion(t)])
 
+# %% ../nbs/46_blanks.ipynb #1fea78d5
 def conclusion(
     t,     # from `compare`
 )->str:

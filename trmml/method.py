@@ -86,11 +86,13 @@ class Method(nn.Module):
     def encode_text(self): raise NotImplementedError(f'{type(self).__name__} must define encode_text()')
     def begin_epoch(self, epoch, epochs): "Called by the learner before each epoch, counted from 0."; self.epoch = epoch
 
-    def regions(self, x): raise NotImplementedError(f'{type(self).__name__} makes no region maps')
     def train(self, mode=True): self._text = None; return super().train(mode)
     def load_state_dict(self, *a, **k): self._text = None; return super().load_state_dict(*a, **k)
 
 # %% ../nbs/09b_method.ipynb #8d3974da
+@patch
+def regions(self:Method, x): raise NotImplementedError(f'{type(self).__name__} makes no region maps')
+
 @patch
 def text(self:Method):
     "Text features of the classes; remembered at inference."

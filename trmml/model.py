@@ -107,8 +107,7 @@ class TRMML(Method):
             build(self, clip, n_ctx, class_specific, start, gain, length, seed)
         self.centred.fill_(not (region and centre)); self.to(clip.device)
 
-    @property
-    def scale(self): return self.log_scale.exp().clamp(max=100.001)   # 1/tau, CLIP's limit; float32's exp(log 100) is a hair above 100
+    scale = property(lambda self: self.log_scale.exp().clamp(max=100.001))   # 1/tau, CLIP's limit; float32's exp(log 100) is a hair above 100
 
 # %% ../nbs/10_model.ipynb #4ac5b671
 def build(model, clip, n_ctx, class_specific, start, gain, length, seed):
