@@ -234,6 +234,7 @@ def _called(
     called = table.id.tolist()[row] if one and 'id' in table else None   # as Python writes it
     return f'{one} id {called!r}' if isinstance(called, (int, str)) else f"entry {row} of '{key}'"
 
+# %% ../nbs/01_data.ipynb #e2b71b25
 def _entries(
     doc,              # contents of a COCO file
     key,              # 'images', 'annotations' or 'categories'
