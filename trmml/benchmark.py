@@ -279,8 +279,7 @@ def mapped_store(
 def step_choices(
     clip, names,      # a CLIP; prompt-ready class names
     folder,           # for features of four batches
-    batch:int=128, repeat:int=3, warm:bool=True,
-    precision='bfloat16',
+    batch:int=128, repeat:int=3, warm:bool=True, precision='bfloat16',
 )->pd.DataFrame:      # index what; median, low, high, rounds, and the median over that of the float32 step or text pass
     "What loading is of a step, and what a step is in coarser arithmetic."
     store, step = mapped_store(4*batch, clip, folder), step_work(clip, batch)

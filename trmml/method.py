@@ -70,8 +70,7 @@ class Method(nn.Module):
         clip:CLIP,         # frozen
         classes:list,      # prompt-ready class names
         loss:str='asl',    # classification loss: the paper's, or a key of trmml.vanilla.losses.LOSSES
-        unknown:str='skip', # or 'negative': what an unknown label counts as in that loss
-        precision:str=None, # of training: None for float32, or 'bfloat16' or 'float16' where autocast allows it
+        unknown:str='skip', precision:str=None, # or 'negative': what an unknown label counts as; of training: None, 'bfloat16', 'float16'
         **recipe,          # entries of the recipe to override
     ):
         super().__init__()
