@@ -83,12 +83,12 @@ def best(b, c, k): return sorted(PLACES, key=lambda p: -X['e'][b, c][p])[:k]
 
 
 def test_equation_7():
-    got = topk_pixels(t('e'), t('f'), 2, LABELS == 1)
+    got = topk_pixels(t('e'), t('f'), 2, (LABELS == 1).nonzero(as_tuple=True))
     same(got, [[X['f'][b][(slice(None), *p)] for p in best(b, c, 2)] for b, c in zip(*np.nonzero(Y == 1))])
 
 
 def test_equation_8():
-    bank = MemoryBank(C, 8, D); bank.push(topk_pixels(t('e'), t('f'), 2, LABELS == 1), LABELS)
+    bank = MemoryBank(C, 8, D); bank.push(topk_pixels(t('e'), t('f'), 2, (LABELS == 1).nonzero(as_tuple=True)), LABELS)
     def mean(b, c):
         kept = [X['f'][n][(slice(None), *p)] for n in range(B) if Y[n, c] == 1 for p in best(n, c, 2)]
         return sum(cos(X['F'][b, c], v) for v in kept)/len(kept) if kept else 0.
