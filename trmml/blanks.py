@@ -123,7 +123,7 @@ def verdict(t):
         lines.append(f"against {TITLES.get(m, m)}, scores {s}: precision of ones {d.precision_ones.mean():+.1f} (higher in {int((d.precision_ones > 0).sum())} of {len(d)} seeds), recall of ones {d.recall_ones.mean():+.1f}; precision of zeros {d.precision_zeros.mean():+.2f}, recall {d.recall_zeros.mean():+.2f}")
     return '\n'.join([*lines, conclusion(t)])
 
-# %% ../nbs/46_blanks.ipynb #1fea78d5
+# %% ../nbs/46_blanks.ipynb #bbf0e4c5
 def conclusion(
     t,     # from `compare`
 )->str:
@@ -141,23 +141,23 @@ def conclusion(
 def plain_loop(
     model,   # a fitted TRMML
     paths,
-):           # (N, C) probabilities
+):           # (N, C) float32 scores, not calibrated
     "Photos one by one."
     clip, rows = model.method_.clip, []; prepare = clip.preprocess()
     for p in paths: rows.append(model.method_.scores(clip.features(prepare(open_image(p))[None].to(clip.device, clip.dtype))).float().cpu())
-    return model.calibration_(torch.cat(rows)).numpy()
+    return torch.cat(rows).numpy()
 
 def predict_speed(
     model,        # a fitted TRMML
     paths,        # of photos
     part=250,     # photos at a time: loop and `predict` take turns, so that other work on the machine meets both
-)->dict:          # photos a second of both, ratio, largest difference of probabilities, load of the machine meanwhile
+)->dict:          # photos a second of both, ratio, largest difference of scores in the first part, load of the machine meanwhile
     "Photos a second: plain loop and `predict`, each once over all photos."
-    seconds, scores = [0., 0.], ([], []); plain_loop(model, paths[:8]); model.predict(paths[:16])   # both warm
+    seconds, scores = [0., 0.], []; plain_loop(model, paths[:8]); model.predict(paths[:16])   # both warm
     for i in range(0, len(paths), part):
         for k in (0, 1) if i//part % 2 == 0 else (1, 0):
             start = time.perf_counter(); p = (plain_loop, TRMML.predict)[k](model, paths[i:i + part])
-            seconds[k] += time.perf_counter() - start; scores[k].append(np.asarray(p))
-    n = len(paths); x, y = n/seconds[0], n/seconds[1]; a, b = (np.concatenate(s) for s in scores)
+            seconds[k] += time.perf_counter() - start; scores += [p] if k == 0 else []
+    n = len(paths); x, y = n/seconds[0], n/seconds[1]; a, b = scores[0], model.raw(paths[:part])   # raw: calibration may hide a difference
     return dict(photos=n, image_size=model.method_.clip.image_size, backbone=model.backbone, loop=x, predict=y, ratio=y/x, difference=float(np.abs(a - b).max()),
                 load=os.getloadavg()[1], threads=torch.get_num_threads())

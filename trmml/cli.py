@@ -77,7 +77,7 @@ HeldOut = Annotated[float, typer.Option(help='share of the photos, 0 to 1, that 
 Seed = Annotated[int, typer.Option(help='of what is set aside, of initial weights and of the order of photos')]
 Sure = Annotated[float, typer.Option(help='probability, .5 to 1, from which a blank is filled')]
 
-# %% ../nbs/45_cli.ipynb #f2834707
+# %% ../nbs/45_cli.ipynb #9908e2ee
 def put(
     text:str,   # what to hand over
     out=None,   # file; None: standard output
@@ -198,7 +198,7 @@ def run_table(
     made = newest_table(folder/'tables', n, start)
     return str(out or folder/f'table{n}.ipynb') if made is None else made.read_text()
 
-# %% ../nbs/45_cli.ipynb #7fb2f045
+# %% ../nbs/45_cli.ipynb #c69c27c4
 def newest_table(
     folder,    # Path of tables
     n,         # of the table
