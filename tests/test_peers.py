@@ -417,7 +417,7 @@ def test_loss_has_named_terms_and_gradient(name, clip):
     assert all(torch.equal(v, before[k]) for k, v in clip.state_dict().items()) and all(p.grad is None for p in clip.parameters())
 
 
-SETTINGS = [   # of which methods, a value that is wrong, what will do
+WRONG_SETTINGS = [   # of which methods, a value that is wrong, what will do
     ('trmml', dict(eta=1.), 'below 1'), ('trmml', dict(eta=-.1), 'from 0'), ('trmml', dict(eta=float('nan')), 'from 0'), ('trmml', dict(region='false'), 'True, False'),
     ('trmml', dict(kd=1), 'True, False'), ('trmml', dict(contrastive=None), 'True, False'), ('trmml', dict(length=0), 'from 1'), ('trmml', dict(topk=0), 'from 1'),
     ('trmml', dict(topk=2.5), 'from 1'), ('trmml', dict(warmup=25), 'from 0 to 1'), ('trmml', dict(n_ctx=0), 'from 1'), ('trmml', dict(tau_nce=0), 'above 0'),
@@ -426,7 +426,7 @@ SETTINGS = [   # of which methods, a value that is wrong, what will do
     ('dualcoop-baseline', dict(spatial=-1.), 'from 0'), ('dualcoop', dict(sharpness=float('inf')), 'above 0'), ('dualcoop', dict(shift=1.5), 'below 1')]
 
 
-@pytest.mark.parametrize('name, wrong, words', SETTINGS, ids=[f'{n} {w}' for n, w, _ in SETTINGS])
+@pytest.mark.parametrize('name, wrong, words', WRONG_SETTINGS, ids=[f'{n} {w}' for n, w, _ in WRONG_SETTINGS])
 def test_a_setting_out_of_range_is_named(name, wrong, words, clip):
     (key, value), = wrong.items()
     with pytest.raises(ValueError) as caught: create(name, clip, NAMES, **wrong)
