@@ -181,6 +181,7 @@ def test_commands_agree_with_python(place, capsys, tmp_path):
 
 
 # a training of six epochs of two steps, that waits in the second step of the fourth for a signal from outside
+LISTENS = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n'   # what was started in the background inherits deafness
 WAITS = """
 import sys, time
 from trmml import cli, estimator
@@ -199,7 +200,7 @@ def test_ctrl_c_goes_on(place, tmp_path):
     four = (pd.read_csv(place/'labels.csv', index_col=0) == 1).sum().nlargest(4).index.tolist()   # classes: a text tower's work
     args = ['fit', str(place/'photos'), str(place/'labels.csv'), *BACKBONE, '--epochs', '6', '--batch', '12', '--out', str(tmp_path/'model')]
     for name in four: args += ['--class', name]
-    run = subprocess.Popen([sys.executable, '-c', WAITS, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen([sys.executable, '-c', LISTENS + WAITS, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     said = run.stdout.readline(); run.send_signal(signal.SIGINT); out, err = run.communicate(timeout=240)
     assert (said, out, run.returncode) == ('waits\n', '', 130) and 'goes on from where it was' in err and 'Traceback' not in err
     assert len(list(fits.glob('*.ckpt'))) == 1 and not (tmp_path/'model').exists()
