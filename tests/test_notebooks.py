@@ -163,7 +163,9 @@ def run_notebook(path, answer):
     "Run a notebook's cells, without those that are flagged slow; in a process of its own."
     os.environ.update(IN_TEST='1', MPLBACKEND='agg', TQDM_DISABLE='1')
     os.chdir(ROOT)
+    import numpy, torch
     from nbdev.test import test_nb
+    torch.manual_seed(0); numpy.random.seed(0)   # what a notebook draws without a seed of its own is the same every time
     with open(answer, 'w') as f:
         os.dup2(f.fileno(), 2)
         try: done = test_nb(Path(path), skip_flags=['slow'], basepath=ROOT)[0]
