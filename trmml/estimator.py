@@ -184,11 +184,12 @@ def checkpoint_file(
     return features_root()/'fits'/f'{h.hexdigest()[:24]}.ckpt'
 
 def resume(method, store, labels, seed, path, progress):
-    "Train, going on from a checkpoint; one that cannot be read is left aside."
+    "Train, going on from a checkpoint; one that cannot be read, or that an older version wrote, is thrown away."
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        try: torch.load(path, map_location='cpu', weights_only=True)
-        except Exception: path.unlink()
+        try: usable = 'about' in torch.load(path, map_location='cpu', weights_only=True)
+        except Exception: usable = False
+        if not usable: path.unlink()
     with warnings.catch_warnings():
         if progress: warnings.filterwarnings('ignore', '.*cannot be learned')   # the counts have said so
         return stoppable(method, store, labels, seed, path, progress)

@@ -152,7 +152,7 @@ def describe_training(
 )->dict:    # plain values
     "What two trainings must share for one to go on from the other's checkpoint."
     Y = torch.as_tensor(labels).cpu().numpy().astype(np.int8)
-    said = dict(method=type(method).__name__, loss=method.loss_name, unknown=method.unknown, **method.recipe, classes=list(map(str, method.classes)), seed=seed,
+    said = dict(method=type(method).__name__, loss=method.loss_name, unknown=method.unknown, precision=method.precision, **method.recipe, classes=list(map(str, method.classes)), seed=seed,
                 labels='{} x {} with sha1 {}'.format(*Y.shape, hashlib.sha1(Y.tobytes()).hexdigest()[:8]))
     return json.loads(json.dumps(said, default=str))
 

@@ -70,7 +70,8 @@ class Method(nn.Module):
         clip:CLIP,         # frozen
         classes:list,      # prompt-ready class names
         loss:str='asl',    # classification loss: the paper's, or a key of trmml.vanilla.losses.LOSSES
-        unknown:str='skip', precision:str=None, # or 'negative': what an unknown label counts as; of training: None, 'bfloat16', 'float16'
+        unknown:str='skip',  # or 'negative': what an unknown label counts as in that loss
+        precision:str=None,  # of training where autocast allows it: None for float32, 'bfloat16', 'float16'
         **recipe,          # entries of the recipe to override
     ):
         super().__init__()
@@ -82,13 +83,15 @@ class Method(nn.Module):
     clip = property(lambda self: self._clip[0])
     made_of = staticmethod(lambda **settings: [])   # (name, settings) of an ensemble's members
 
-    def encode_text(self): raise NotImplementedError(f'{type(self).__name__} must define encode_text()')
     def begin_epoch(self, epoch, epochs): "Called by the learner before each epoch, counted from 0."; self.epoch = epoch
 
     def train(self, mode=True): self._text = None; return super().train(mode)
     def load_state_dict(self, *a, **k): self._text = None; return super().load_state_dict(*a, **k)
 
 # %% ../nbs/09b_method.ipynb #8d3974da
+@patch
+def encode_text(self:Method): raise NotImplementedError(f'{type(self).__name__} must define encode_text()')
+
 @patch
 def regions(self:Method, x): raise NotImplementedError(f'{type(self).__name__} makes no region maps')
 

@@ -96,8 +96,8 @@ class TRMML(Method):
         topk=4, length=64, eta=.9, warmup=.25,      # pixels an image banks, slots a category, thresholds, first stage
         tau_nce=.1, score='region', seed=0, **recipe,   # Eq. 13; what `scores` returns
     ):
-        super().__init__(clip, classes, **recipe); check_options(
-            n_ctx=n_ctx, class_specific=class_specific, region=region, kd=kd, prototypes=prototypes, contrastive=contrastive, alpha=alpha, beta=beta, gamma=gamma, kind=kind, start=start, gain=gain, centre=centre, topk=topk, length=length, eta=eta, warmup=warmup, tau_nce=tau_nce, score=score, **asl)
+        given = {k: v for k, v in locals().items() if k in (*OPTIONS, *RANGES)}   # before there are other names
+        super().__init__(clip, classes, **recipe); check_options(**given, **asl)
         self.region, self.kd, self.prototypes, self.contrastive = region, kd and region, prototypes, contrastive
         self.alpha, self.beta, self.gamma, self.asl, self.tau_nce = alpha, beta, gamma, dict(asl), tau_nce
         self.kind, self.topk, self.eta, self.warmup, self.score = kind if region else 'softmax', topk, eta, warmup, score

@@ -133,13 +133,14 @@ def class_figure(
     sizes=None,       # class -> median share of a picture that its box covers
     title=None,
 ):                    # figure
-    "Gain of each class over the size of its objects, or in order of gain."
-    fig, ax = plt.subplots(figsize=(5, 3.4), layout='constrained')
-    x = np.array([100*sizes[c] for c in t.index]) if sizes is not None else np.arange(len(t))
-    ax.errorbar(x, t['mean'], yerr=(t.high - t.low)/2 if t.high.notna().all() and len(t) else None, fmt='o', color='#0072B2', ecolor='#9BBFDD', ms=4)
-    for xi, c, y in zip(x, t.index, t['mean']): ax.annotate(c, (xi, y), xytext=(4, 3), textcoords='offset points', fontsize=7)
-    ax.axhline(0, color='k', lw=.8); ax.set_ylabel('AP, points, TRM-ML - DualCoOp', fontsize=9); ax.grid(alpha=.3)
-    if sizes is not None: ax.set_xlabel('median size of its objects, % of the picture')
+    "Gain of each class: those with the smallest objects first, or in order of gain."
+    t = t.sort_values('mean', ascending=False) if sizes is None else t.loc[sorted(t.index, key=lambda c: sizes.get(c, np.inf))]
+    fig, ax = plt.subplots(figsize=(5, 1. + .19*len(t)), layout='constrained'); y = range(len(t))
+    wide = t.high.notna().all() and len(t)   # an interval needs two seeds
+    ax.errorbar(t['mean'], y, xerr=(t.high - t.low)/2 if wide else None, fmt='o', color='#0072B2', ecolor='#9BBFDD', ms=4)
+    names = [c if sizes is None or c not in sizes else f'{c}, {100*sizes[c]:.1f} %' for c in t.index]
+    ax.set_yticks(y, names, fontsize=8); ax.invert_yaxis(); ax.axvline(0, color='k', lw=.8); ax.grid(alpha=.3)
+    ax.set_xlabel('AP, points, TRM-ML - DualCoOp', fontsize=9); ax.set_ylabel('' if sizes is None else 'median share of the picture', fontsize=9)
     if title: ax.set_title(title, fontsize=9)
     return fig
 

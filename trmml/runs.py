@@ -453,8 +453,9 @@ def write_table(
     flat = numbers.copy(); flat.columns = [f'{k}_{v}' if isinstance(k, str) else f'{k:g}_{v}' for k, v in flat.columns]
     path = Path(path); before = pd.read_csv(f'{path}.csv', index_col=0) if Path(f'{path}.csv').exists() else None
     write_whole(f'{path}.csv', flat.round(4).to_csv()); write_whole(f'{path}.md', shown.reset_index().to_markdown(index=False) + '\n')
-    if before is None or not set(flat.index) & set(before.index) or 'avg_mean' not in before: return 'No earlier numbers to compare with.'
-    both = [m for m in flat.index if m in before.index]
+    comparable = before is not None and 'avg_mean' in before and 'avg_mean' in flat
+    both = [m for m in flat.index if m in before.index and pd.notna([flat.avg_mean[m], before.avg_mean[m]]).all()] if comparable else []   # run then and now
+    if not both: return 'No earlier numbers to compare with.'
     return 'Average over ratios, this run (found there before): ' + '; '.join(
         f'{TITLES.get(m, m)} {flat.avg_mean[m]:.1f} ({before.avg_mean[m]:.1f})' for m in both) + '.'
 

@@ -170,8 +170,8 @@ def region_figure(
     if bad: raise ValueError(f'{bad[0]} pictures of {n}: give one list a picture')
     k = max(len(g) for guesses in rows.values() for g in guesses)
     panel = (width - .4)/(large + k)
-    fig = plt.figure(figsize=(width, n*len(rows)*(panel + .25)), layout='constrained')
-    fig.get_layout_engine().set(h_pad=.02, w_pad=.02, hspace=.01, wspace=.01)
+    fig = plt.figure(figsize=(width, n*(len(rows)*(panel + .25) + .12)), layout='constrained')
+    fig.get_layout_engine().set(h_pad=.06, w_pad=.02, hspace=.01, wspace=.01)
     for i, part in enumerate(np.ravel(fig.subfigures(n, 1, hspace=.03))):
         region_block(part, images[i], {m: g[i] for m, g in rows.items()}, boxes and boxes[i], large, fontsize)
     return fig
