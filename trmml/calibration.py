@@ -63,7 +63,7 @@ def calibrate(
     opt = torch.optim.LBFGS([w], max_iter=200, line_search_fn='strong_wolfe')
     def closure():
         opt.zero_grad(); x = w[0].exp()*z + w[1] + w[2:]
-        loss = binary_cross_entropy_with_logits(x[known], (Y[known] == 1).double(), reduction='sum') + w[2:].square().sum()/2
+        loss = binary_cross_entropy_with_logits(x[known], (Y[known] == 1).double(), reduction='sum') + (w[0].square() + w[2:].square().sum())/2
         loss.backward(); return loss
     with torch.enable_grad(): opt.step(closure)
     w = w.detach()

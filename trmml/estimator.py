@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from joblib import cpu_count
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
@@ -146,9 +147,9 @@ def say(self:TRMML, text):
 
 @patch
 def n_workers(self:TRMML, n):
-    "Processes that read `n` photos."
+    "Processes that read `n` photos; on a CPU the backbone needs the cores more, so a quarter of them."
     if self.workers != 'auto': return self.workers
-    return 0 if n < 64 else min(4, os.cpu_count() or 1)
+    return 0 if n < 64 else min(4, cpu_count()//(4 if device_of(self.device).type == 'cpu' else 1))
 
 @patch
 def load_backbone(self:TRMML, text=True, weights=None):
