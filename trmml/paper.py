@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PRINTED', 'VANILLA', 'SETUPS', 'MARK', 'PICTURES', 'DENSE', 'printed', 'gather', 'means', 'by_setup',
-           'printed_setups', 'unsure', 'number', 'beside', 'file_name', 'latex', 'write', 'measured_costs',
-           'write_costs', 'size', 'estimate', 'in_words', 'command', 'to_fill', 'need']
+           'printed_setups', 'unsure', 'number', 'beside', 'order_pairs', 'order_said', 'file_name', 'latex', 'write',
+           'measured_costs', 'write_costs', 'size', 'estimate', 'in_words', 'command', 'to_fill', 'need']
 
 # %% ../nbs/13c_paper.ipynb #7842b95b
 import hashlib
 import math
 import re
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,37 @@ def beside(
                                               for i, c in enumerate(columns)]
     heads = [c if isinstance(c, str) else f'{c:g} %' for c in columns]
     return pd.DataFrame(rows, index=heads).T.rename_axis(['method', 'source'])
+
+# %% ../nbs/13c_paper.ipynb #caf5958b
+def order_pairs(
+    df:pd.DataFrame,     # as for `means`
+    paper:pd.DataFrame,  # as from `printed` or `printed_setups`
+    names:dict=PRINTED,  # label -> name in print
+)->pd.DataFrame:         # a row a pair: a, b, printed and measured difference, low, high (points), verdict
+    "Every pair of methods that is in both, a the better one in print."
+    rows, there = [], {m: names[m] for m in df.method.unique() if names.get(m) in paper.index}
+    heads = {k: k if isinstance(k, str) else f'{k:g}' for k in df.known.unique()}
+    for a, b in combinations(there, 2):
+        d = (paper.loc[there[a]] - paper.loc[there[b]]).reindex(heads.values()).astype(float).dropna()
+        if not len(d) or d.mean() == 0: continue
+        if d.mean() < 0: a, b = b, a
+        m = runs.paired(df[df.known.map(heads).isin(d.index)], a, b)
+        verdict = 'same' if m['low'] > 0 else 'other' if m['high'] < 0 else 'open'
+        rows.append(dict(a=a, b=b, printed=abs(d.mean()), measured=m['mean'], low=m['low'], high=m['high'], verdict=verdict))
+    return pd.DataFrame(rows, columns=['a', 'b', 'printed', 'measured', 'low', 'high', 'verdict'])
+
+# %% ../nbs/13c_paper.ipynb #fc700874
+def order_said(
+    pairs:pd.DataFrame, # as from `order_pairs`
+    where='in print',
+)->str:                 # one line, then one a contradiction, largest first
+    "How the measured order of methods compares with the printed one."
+    if not len(pairs): return f'No two of the methods that were run stand {where}.'
+    n = pairs.verdict.value_counts(); other = pairs[pairs.verdict == 'other'].sort_values('measured')
+    head = (f"Of {len(pairs)} pairs of methods that stand {where}, {n.get('same', 0)} have the same order here, "
+            f"{n.get('open', 0)} cannot be told apart, {n.get('other', 0)} stand the other way round{':' if len(other) else '.'}")
+    title = lambda m: TITLES.get(m, m)
+    return '\n'.join([head, *(f'{title(p.a)} is below {title(p.b)} by {-p.measured:.1f} ({-p.high:.1f} to {-p.low:.1f}), printed above it by {p.printed:.1f}' for p in other.itertuples())])
 
 # %% ../nbs/13c_paper.ipynb #27eb1197
 def file_name(
