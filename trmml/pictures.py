@@ -61,17 +61,18 @@ def gain_curve(
     df:pd.DataFrame,
     pairs:dict,             # label -> (a, b)
     paper:pd.DataFrame=None, # printed rows 'w/ complete' and 'w/o complete'
+    source='paper',          # what they are called
 ):                          # figure
-    "Paired gains by ratio, with intervals; the printed gain as a dotted line."
+    "Paired gains by ratio, with intervals, side by side; the printed gain as a dotted line."
     fig, ax = plt.subplots(figsize=(5, 3), layout='constrained')
-    for (label, (a, b)), color, marker in zip(pairs.items(), ('#D55E00', '#0072B2', '#009E73'), 'os^'):
+    for i, ((label, (a, b)), color, marker) in enumerate(zip(pairs.items(), ('#D55E00', '#0072B2', '#009E73'), 'os^')):
         es = {k: e for k in sorted(df.known.unique()) if (e := effect(df[df.known == k], a, b))}
         if not es: continue
         half = [(e['high'] - e['low'])/2 for e in es.values()]
-        ax.errorbar(list(es), [e['mean'] for e in es.values()], yerr=half if np.isfinite(half).all() else None, color=color, marker=marker, capsize=3, label=label)
+        ax.errorbar([k + .6*i for k in es], [e['mean'] for e in es.values()], yerr=half if np.isfinite(half).all() else None, color=color, marker=marker, capsize=3, label=label)
     if paper is not None and len(paper):
         ks = [c for c in paper.columns if c.isdigit()]
-        ax.plot([float(k) for k in ks], paper.loc['w/ complete', ks].astype(float) - paper.loc['w/o complete', ks].astype(float), 'k:', label='paper')
+        ax.plot([float(k) for k in ks], paper.loc['w/ complete', ks].astype(float) - paper.loc['w/o complete', ks].astype(float), 'k:', label=source)
     ax.axhline(0, color='k', lw=.8); ax.set_xlabel('known labels, %'); ax.set_ylabel('gain, mAP points'); ax.grid(alpha=.3)
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=9)
     return fig
