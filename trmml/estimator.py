@@ -149,7 +149,7 @@ def say(self:TRMML, text):
 def n_workers(self:TRMML, n):
     "Processes that read `n` photos; on a CPU the backbone needs the cores more, so a quarter of them."
     if self.workers != 'auto': return self.workers
-    return 0 if n < 64 else min(4, cpu_count()//(4 if device_of(self.device).type == 'cpu' else 1))
+    return 0 if n < 64 else min(4, cpu_count()//(4 if str(device_of(self.device)).startswith('cpu') else 1))
 
 @patch
 def load_backbone(self:TRMML, text=True, weights=None):
