@@ -17,7 +17,7 @@ import pandas as pd
 
 from . import tables
 from .labels import check_labels, statistics
-from .tables import CODE, convert_cells, find_photo, parse_table
+from .tables import CODE, convert_cells, parse_table
 
 # %% ../nbs/41_photos.ipynb #cef5ddf0
 IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
