@@ -127,7 +127,7 @@ def fit(photos:Folder, labels:Labels,
     classes:Annotated[Optional[list[str]], typer.Option('--class', help='column to learn; may be repeated; all by default')] = None,
     image_size:Size = None, epochs:Epochs = None, batch:Batch = None, prompts:Annotated[str, typer.Option(help='auto, own or shared')] = 'auto',
     held_out:HeldOut = .2, seed:Seed = 0, workers:Annotated[Optional[int], typer.Option(help='processes that read photos')] = None, device:Device = 'auto', as_json:Json = False, quiet:Quiet = False):
-    "Learn from photos and a table with blanks; stop it with Ctrl-C, call it again and it goes on."
+    "Learn from photos and a table with blanks. Stop it with Ctrl-C, call it again and it goes on."
     from trmml.estimator import TRMML, check_free
     check_parent(out); check_free(out)
     model = TRMML(classes or None, backbone, weights, image_size, device, epochs, batch, prompts, held_out, seed, 'auto' if workers is None else workers, not quiet)
@@ -156,7 +156,7 @@ def explain(model:Model, photos:Annotated[list[str], typer.Argument(help='one ph
 @app.command(epilog='Example: trmml complete model labels.csv --photos photos --confidence .9 --out filled.csv')
 def complete(model:Model, labels:Labels, photos:Annotated[Optional[str], typer.Option(help='folder of the photos; that of the table by default')] = None, out:Out = None,
     confidence:Sure = .9, coverage:Annotated[Optional[float], typer.Option(help='share of the blanks to fill instead')] = None, weights:Weights = None, device:Device = 'auto', as_json:Json = False, quiet:Quiet = False):
-    "Fill the blanks of a table where the model is sure; with --out the confidences go beside it."
+    "Fill the blanks of a table where the model is sure. With --out the confidences go beside it."
     check_out(out); filled = opened(model, weights, device, quiet).complete(labels, photos, confidence, coverage)
     if out and not as_json: print(filled.to_csv(out))
     else: put(as_text(filled.labels, as_json), out)
@@ -189,7 +189,7 @@ def download(name:Annotated[str, typer.Argument(help='a data set or a CLIP, such
 @app.command(epilog='Example: trmml table 1 --param dataset=voc --param backbone=RN101')
 def table(n:Annotated[int, typer.Argument(help='number of the table in the paper')], param:Annotated[Optional[list[str]], typer.Option(help='name=value, a parameter of the notebook; may be repeated')] = None,
     smoke:Annotated[bool, typer.Option('--smoke', help='seconds; numbers mean nothing')] = False, out:Annotated[Optional[str], typer.Option(help='executed notebook')] = None, quiet:Quiet = False):
-    "Make a table of the paper, in a clone of the repository: runs what is missing, then prints it."
+    "Make a table of the paper. In a clone of the repository: runs what is missing, then prints it."
     check_out(out); print(run_table(n, dict(split_param(p) for p in param or []) | (dict(smoke=True) if smoke else {}), out, quiet))
 
 # %% ../nbs/45_cli.ipynb #cd25ed42
@@ -233,7 +233,7 @@ def newest_table(
 # %% ../nbs/45_cli.ipynb #9afd7193
 @app.command(epilog='Example: trmml info --backbones')
 def info(model:Annotated[Optional[str], typer.Argument(help='folder of a saved model; versions by default')] = None, backbones:Annotated[bool, typer.Option('--backbones', help='which models of open_clip can be used')] = False, as_json:Json = False):
-    "Versions, a saved model in a few lines, or the backbones that work."
+    "Versions, a saved model, or the backbones that work."
     if backbones: return print(backbone_table(as_json))
     if model: return print(model_info(model, as_json))
     import platform; import torch; import trmml
