@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import trmml.data
-from trmml import TRMML, cli, estimator
+from trmml import TRMML, browse, cli, estimator
 from trmml.labels import partial
 from trmml.tables import write_csv
 
@@ -80,15 +80,24 @@ FIT = [   # name, arguments after `fit`, words of the message
     ('backbone that cannot be used', lambda r: (r/'photos', r/'labels.csv', '--backbone', 'coca_ViT-B-32'), 'CoCa'),
     ('a share as a percentage', lambda r: (r/'photos', r/'labels.csv', '--held-out', '20'), 'a share in'),
     ('folder for the model is not there', lambda r: (r/'photos', r/'labels.csv', '--out', r/'no'/'model'), 'make it first'),
+    ('model into the folder of photos', lambda r: (r/'photos', r/'labels.csv', '--out', r/'photos'), 'is no model of trmml'),
+    ('no epochs', lambda r: (r/'photos', r/'labels.csv', '--epochs', '0'), 'epochs=0'),
+    ('a negative batch', lambda r: (r/'photos', r/'labels.csv', '--batch', '-1'), 'batch=-1'),
+    ('a negative seed', lambda r: (r/'photos', r/'labels.csv', '--seed', '-1'), 'seed=-1'),
+    ('no such device', lambda r: (r/'photos', r/'labels.csv', '--device', 'gpu'), "device='gpu'"),
+    ('a GPU that is not there', lambda r: (r/'photos', r/'labels.csv', '--device', 'cuda:99'), 'GPUs here'),
+    ('a photo for the folder', lambda r: (next((r/'photos').iterdir()), r/'labels.csv'), 'is a file, no folder'),
+    ('a variable that is not set', lambda r: ('', r/'labels.csv'), 'no such folder'),
+    ('labels that are blank', lambda r: (r/'photos', spoil(r, lambda t: t.assign(**dict.fromkeys(t.columns[1:], '')))), 'at least 10 are needed'),
 ]
 
 
 @pytest.mark.parametrize('name,args,words', FIT, ids=[f[0] for f in FIT])
 def test_fit(place, capsys, name, args, words):
     given = [*args(place)]; backbone = [] if '--backbone' in given else BACKBONE[:2]
-    out = [] if '--out' in given else ['--out', place/'new']
+    out, before = [] if '--out' in given else ['--out', place/'new'], sorted((place/'photos').iterdir())
     code, said, err = trmml_says(capsys, 'fit', *given, *backbone, *BACKBONE[2:], *out)
-    assert code == 2 and words in err and said == '' and not (place/'new').exists()
+    assert code == 2 and words in err and said == '' and not (place/'new').exists() and sorted((place/'photos').iterdir()) == before
     assert len(err.strip().splitlines()) == 1 and 'Traceback' not in err
 
 
@@ -96,12 +105,21 @@ def drop_tensors(m): next(m.glob('weights-*')).unlink()
 def drop_json(m): (m/'model.json').unlink()
 def cut_json(m): (m/'model.json').write_text((m/'model.json').read_text()[:300])
 def tamper(m): f = next(m.glob('weights-*')); b = bytearray(f.read_bytes()); b[-5] ^= 1; f.write_bytes(b)
+def edit(m, **what): s = json.loads((m/'model.json').read_text()); (m/'model.json').write_text(json.dumps(s | what))
+def few_thresholds(m): edit(m, thresholds=[.5])
+def few_classes(m): s = json.loads((m/'model.json').read_text()); edit(m, classes=['a'], prompts=['a'], thresholds=[.5], calibration=dict(s['calibration'], delta=[0.]))
+def no_backbone(m): edit(m, backbone={})
+def odd_setting(m): edit(m, settings=dict(foo=1))
+def unknown_backbone(m): s = json.loads((m/'model.json').read_text()); edit(m, backbone=dict(s['backbone'], name='RN5O'))
+def a_list(m): (m/'model.json').write_text('[1, 2]')
 def newer(m): s = json.loads((m/'model.json').read_text()); s['format'] = 99; (m/'model.json').write_text(json.dumps(s))
 def other_backbone(m): s = json.loads((m/'model.json').read_text()); s['backbone']['sha256'] = '0'*64; (m/'model.json').write_text(json.dumps(s))
 
 
 SPOILT = [('half copied: no tensors', drop_tensors, 'copied by half'), ('half copied: no json', drop_json, 'copied by half'), ('json cut off', cut_json, 'cannot be read'),
-          ('tampered weights', tamper, 'sha256 differs'), ('of a newer format', newer, 'format 99'), ('wrong backbone', other_backbone, 'other weights')]
+          ('tampered weights', tamper, 'sha256 differs'), ('of a newer format', newer, 'format 99'), ('wrong backbone', other_backbone, 'other weights'),
+          ('too few thresholds', few_thresholds, 'for each of its classes'), ('other classes than tensors', few_classes, 'names 1 classes'), ('no backbone', no_backbone, 'what a model needs'),
+          ('a setting that there is not', odd_setting, 'what a model needs'), ('unknown backbone', unknown_backbone, 'unknown backbone'), ('json is a list', a_list, 'cannot be read')]
 
 
 @pytest.mark.parametrize('name,how,words', SPOILT, ids=[s[0] for s in SPOILT])
@@ -120,6 +138,21 @@ PREDICT = [
     ('unknown class', lambda r: ('explain', r/'model', sorted((r/'photos').iterdir())[0], '--class', 'yeti'), "no class 'yeti'", 2),
     ('picture of an unknown kind', lambda r: ('explain', r/'model', sorted((r/'photos').iterdir())[0], '--out', 'map.gif'), 'end in .png', 2),
     ('no such table of the paper', lambda r: ('table', '99'), 'table 99', 2),
+    ('result is a folder', lambda r: ('predict', r/'model', r/'photos', '--out', r), 'is a folder', 2),
+    ('result has an empty name', lambda r: ('predict', r/'model', r/'photos', '--out', ''), 'is empty', 2),
+    ('result of complete is a folder', lambda r: ('complete', r/'model', r/'labels.csv', '--photos', r/'photos', '--out', r), 'is a folder', 2),
+    ('photos is a variable that is not set', lambda r: ('predict', r/'model', ''), 'name is empty', 2),
+    ('photos lie elsewhere', lambda r: ('predict', r/'model', r/'labels.csv'), 'give the folder they are in as photos', 2),
+    ('complete without the folder', lambda r: ('complete', r/'model', r/'labels.csv'), 'give the folder they are in as photos', 2),
+    ('explain a folder', lambda r: ('explain', r/'model', r/'photos'), 'which is a folder', 2),
+    ('no such device', lambda r: ('predict', r/'model', r/'photos', '--device', 'gpu'), "device='gpu'", 2),
+    ('no such weights', lambda r: ('predict', r/'model', r/'photos', '--weights', 'nosuch'), 'pass weights=', 3),
+    ('a file for the model', lambda r: ('predict', r/'model'/'model.json', r/'photos'), 'is a file, no folder', 3),
+    ('no cells to ask for', lambda r: ('ask', r/'model', r/'labels.csv', '--photos', r/'photos', '-n', '0'), 'n=0', 2),
+    ('coverage above all', lambda r: ('complete', r/'model', r/'labels.csv', '--photos', r/'photos', '--coverage', '2'), 'from 0 to 1', 2),
+    ('nothing to measure by', lambda r: ('evaluate', r/'model', r/'photos', spoil(r, no_positives)), 'nothing to measure by', 2),
+    ('swapped in complete', lambda r: ('complete', r/'model', r/'photos', '--photos', r/'labels.csv'), 'swapped', 2),
+    ('info of a folder of photos', lambda r: ('info', r/'photos'), 'no model.json', 3),
 ]
 
 
@@ -127,6 +160,65 @@ PREDICT = [
 def test_other_commands(place, capsys, name, args, words, want):
     code, out, err = trmml_says(capsys, *args(place))
     assert code == want and words in err and out == '' and 'Traceback' not in err
+
+
+PYTHON = [   # name, what is done with a table, its photos and a saved model; words of the message
+    ('no list of names', lambda t, p, m: TRMML(classes=5), 'expected a list of names'),
+    ('an empty list of names', lambda t, p, m: TRMML(classes=[]), 'leave it out'),
+    ('words for numbers', lambda t, p, m: TRMML(epochs='ten'), "epochs='ten'"),
+    ('a share in words', lambda t, p, m: TRMML(held_out='.2'), 'a share'),
+    ('no seed', lambda t, p, m: TRMML(seed=None), 'seed=None'),
+    ('workers in words', lambda t, p, m: TRMML(workers='many'), "or 'auto'"),
+    ('settings in a list', lambda t, p, m: TRMML(settings=[1]), 'expected a dict'),
+    ('a setting twice', lambda t, p, m: TRMML(settings=dict(epochs=3)), 'pass epochs=3'),
+    ('a setting the method has not', lambda t, p, m: TRMML(**QUICK, settings=dict(alpa=1)).fit(p, t), "no setting 'alpa'"),
+    ('a name of 200 words', lambda t, p, m: TRMML(**QUICK).fit(p, t.rename(columns={'dog': 'dog '*200})), 'shorten it'),
+    ('labels only', lambda t, p, m: TRMML(**QUICK).fit(t), 'give the folder of the photos first'),
+    ('labels of one kind of thing', lambda t, p, m: TRMML(**QUICK).fit(p, t['dog']), 'one class (dog)'),
+    ('labels in a dict', lambda t, p, m: TRMML(**QUICK).fit(p, dict(dog=[1])), 'a dict is no table'),
+    ('two columns of a name', lambda t, p, m: TRMML(**QUICK).fit(p, t[['dog', 'cat', 'dog']]), "two columns 'dog'"),
+    ('a table without rows', lambda t, p, m: TRMML(**QUICK).fit(p, t[:0]), 'no rows'),
+    ('a table without columns', lambda t, p, m: TRMML(**QUICK).fit(p, t[[]]), 'no class'),
+    ('a photo without a name', lambda t, p, m: TRMML(**QUICK).fit(p, t.set_axis([None, *t.index[1:]])), 'is no name of a photo'),
+    ('valid is no pair', lambda t, p, m: TRMML(**QUICK).fit(p, t, valid=t), 'expected a pair'),
+    ('valid lacks a class', lambda t, p, m: TRMML(**QUICK).fit(p, t, valid=(p, t.drop(columns='dog'))), "no column 'dog'"),
+    ('a table to predict', lambda t, p, m: m.predict(t), 'no list of paths'),
+    ('an open picture', lambda t, p, m: m.predict([np.zeros((8, 8, 3))]), 'item 0 is a ndarray'),
+    ('no photos', lambda t, p, m: m.predict(None), 'none are given'),
+    ('no picture of no class', lambda t, p, m: m.explain(next(p.iterdir()), k=0), 'k=0'),
+    ('a confidence in words', lambda t, p, m: m.complete(t, p, confidence='high'), 'from .5 to 1'),
+    ('an array without photos', lambda t, p, m: m.complete(t.to_numpy()), 'one path for each row'),
+    ('a filled table into a folder', lambda t, p, m: estimator.Filled(t, t).to_csv(p), 'is a folder'),
+    ('new classes without a name', lambda t, p, m: m.add_classes(['']), 'no name of a class'),
+    ('no new classes', lambda t, p, m: m.add_classes([]), 'no name is given'),
+    ('a gallery before fit', lambda t, p, m: browse.gallery(TRMML(), p, 'dog'), 'not fitted'),
+    ('predictions of other photos', lambda t, p, m: browse.gallery(m, p, 'dog', predictions=m.predict(p)[:2]), 'are of 2 photos'),
+    ('fewer than no questions', lambda t, p, m: browse.ask(m, t, p, n=-1), 'n=-1'),
+    ('answers that are no answers', lambda t, p, m: browse.answered(t, t), "no column 'image'"),
+]
+
+
+@pytest.mark.parametrize('name,do,words', PYTHON, ids=[p[0] for p in PYTHON])
+def test_python(place, monkeypatch, name, do, words):
+    "Before any training; the photos and the model stay as they were."
+    def never(*_, **__): raise AssertionError('training began')
+    monkeypatch.setattr(estimator, 'train', never); before = {f: f.stat().st_mtime_ns for f in place.rglob('*') if f.is_file() and 'features' not in f.parts}
+    table, model = pd.read_csv(place/'labels.csv', index_col=0), TRMML.load(place/'model', progress=False)
+    with pytest.raises((ValueError, FileNotFoundError, TypeError)) as error: do(table, place/'photos', model)
+    assert words in str(error.value) and {f: f.stat().st_mtime_ns for f in place.rglob('*') if f.is_file() and 'features' not in f.parts} == before
+
+
+def test_what_is_no_wrong_use(place, monkeypatch):
+    "Near misses that have one meaning."
+    model = TRMML.load(place/'model', progress=False); table = pd.read_csv(place/'labels.csv', index_col=0); paths = sorted((place/'photos').iterdir())
+    assert len(model.explain(paths[0], classes='dog').axes) == len(model.explain(paths[0], classes=['dog']).axes)
+    twice = model.complete(table, paths + paths[:2]); pd.testing.assert_frame_equal(twice.labels, model.complete(table, place/'photos').labels)   # twice in the list is once
+    class Stop(Exception): pass
+    def stop(*_, **__): raise Stop
+    monkeypatch.setattr(estimator, 'train', stop)
+    numbers = table.iloc[:, :3].set_axis([0, 1, 2], axis=1)
+    with pytest.raises(Stop): TRMML(**QUICK, classes=[0, 2]).fit(place/'photos', numbers)
+    with pytest.raises(Stop): TRMML(**QUICK).fit(place/'photos', table, valid=trmml.data.load(place/'labels.csv', images=place/'photos'))
 
 
 def test_a_photo_that_is_none(place, capsys, tmp_path):

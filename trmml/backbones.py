@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['vit_embed', 'to_itself', 'vit_project', 'vit_features', 'pools_prefix', 'positions_of', 'timm_features', 'Towers',
-           'encode_whole', 'WholePrompts', 'kind_of', 'why_not', 'size_of', 'OpenCLIP', 'check_size', 'to_square',
-           'architecture', 'from_config', 'described', 'normalisation', 'tokenizer_of', 'state_of', 'gelu_of', 'fill',
-           'ImageOnly', 'no_text', 'image_tower', 'load', 'visual_hash', 'listing']
+           'encode_whole', 'WholePrompts', 'kind_of', 'why_not', 'size_of', 'check_size', 'to_square', 'OpenCLIP',
+           'architecture', 'from_config', 'near', 'described', 'normalisation', 'tokenizer_of', 'state_of', 'gelu_of',
+           'fill', 'ImageOnly', 'no_text', 'image_tower', 'load', 'visual_hash', 'listing']
 
 # %% ../nbs/40_backbones.ipynb #87e58ba0
+import difflib
 import hashlib
 
 import open_clip
@@ -57,6 +58,7 @@ def vit_project(
     t = visual.ln_post(t)
     return t if visual.proj is None else t @ visual.proj
 
+# %% ../nbs/40_backbones.ipynb #27f2fa9d
 def vit_features(
     visual,     # open_clip's VisionTransformer
     x:Tensor,   # (B, 3, H, W) normalised images
@@ -77,6 +79,7 @@ def pools_prefix(
     "Whether the pooling reads class tokens too, so that a patch can stand in their place."
     return trunk.global_pool == 'token' or (trunk.global_pool == 'map' and getattr(trunk, 'pool_include_prefix', False))
 
+# %% ../nbs/40_backbones.ipynb #549e18c9
 def positions_of(
     trunk,    # of timm
     m:Tensor, # what `forward_features` gives: (B, c, h, w), (B, h, w, c) or tokens (B, n, c)
@@ -159,6 +162,7 @@ def kind_of(
     if v.get('timm_model_name'): return 'timm'
     return 'ResNet' if isinstance(v.get('layers'), (list, tuple)) else 'ViT'
 
+# %% ../nbs/40_backbones.ipynb #2204a311
 def why_not(
     cfg:dict, # of open_clip
 )->str:       # '' if it can be used
@@ -175,6 +179,17 @@ def size_of(
     "The size of the pictures of pre-training."
     size = cfg['vision_cfg'].get('image_size', 224)
     return size[0] if isinstance(size, (list, tuple)) else size
+
+# %% ../nbs/40_backbones.ipynb #1e14671d
+def check_size(cfg, name, size):
+    "Refuse a resolution that a tower cannot see: raises ValueError with one that it can."
+    own, patch = size_of(cfg), cfg['vision_cfg'].get('patch_size', 32)
+    if kind_of(cfg) == 'timm' and size != own: raise ValueError(f'image size {size}: {name} sees {own} pixels only; leave image_size out')
+    if kind_of(cfg) == 'ViT' and (size < patch or size % patch): raise ValueError(f'image size {size}: {name} needs a multiple of its patch, {patch}')
+
+def to_square(size, mean, std):
+    "Callable that turns a PIL image into a (3, size, size) normalised tensor."
+    return T.Compose([T.Resize((size, size), T.InterpolationMode.BICUBIC), T.ToTensor(), T.Normalize(mean, std)])
 
 # %% ../nbs/40_backbones.ipynb #02a85708
 class OpenCLIP(CLIP):
@@ -199,17 +214,6 @@ class OpenCLIP(CLIP):
     def prompt_learner(self, *args, **kwargs):
         "Context vectors for class names, as the text tower needs them: see `PromptLearner` and `WholePrompts`."
         return (PromptLearner if self.model.plain else WholePrompts)(self, *args, **kwargs)
-
-# %% ../nbs/40_backbones.ipynb #fca31512
-def check_size(cfg, name, size):
-    "Refuse a resolution that a tower cannot see."
-    own, patch = size_of(cfg), cfg['vision_cfg'].get('patch_size', 32)
-    if kind_of(cfg) == 'timm' and size != own: raise ValueError(f'image size {size}: {name} sees {own} pixels only; leave image_size out')
-    if kind_of(cfg) == 'ViT' and (size < patch or size % patch): raise ValueError(f'image size {size}: {name} needs a multiple of its patch, {patch}')
-
-def to_square(size, mean, std):
-    "Callable that turns a PIL image into a (3, size, size) normalised tensor."
-    return T.Compose([T.Resize((size, size), T.InterpolationMode.BICUBIC), T.ToTensor(), T.Normalize(mean, std)])
 
 # %% ../nbs/40_backbones.ipynb #ebe2a243
 from fastcore.basics import patch
@@ -272,6 +276,14 @@ def from_config(
     return OpenCLIP(model.eval(), cfg, name, f'random-{seed}', **kwargs)
 
 # %% ../nbs/40_backbones.ipynb #cd9650cf
+def near(
+    name,  # that is none
+)->list:   # up to 4 names
+    "Usable models of open_clip whose name is like this one."
+    names = [n for n in open_clip.list_models() if not why_not(open_clip.get_model_config(n))]
+    if not isinstance(name, str) or not name: return []
+    return [n for n in names if name.lower().replace('/', '-') in n.lower()][:4] or difflib.get_close_matches(name, names, 4, .7)
+
 def described(
     name:str, # 'doodle-clip' or an open_clip model
 )->dict:      # its configuration
@@ -279,11 +291,12 @@ def described(
     if name == 'doodle-clip': return settings_of(name)
     cfg = open_clip.get_model_config(name) if isinstance(name, str) else None
     if cfg is None:
-        near = [n for n in open_clip.list_models() if str(name).lower().replace('/', '-') in n.lower()][:4]
-        raise ValueError(f'unknown backbone {name!r}: ' + (f'did you mean {", ".join(near)}? ' if near else '') + '"trmml info --backbones" lists what works')
+        like = near(name)
+        raise ValueError(f'unknown backbone {name!r}: ' + (f'did you mean {", ".join(like)}? ' if like else '') + '"trmml info --backbones" lists what works')
     if why_not(cfg): raise ValueError(f'{name} cannot be used: {why_not(cfg)}')
     return cfg
 
+# %% ../nbs/40_backbones.ipynb #b2b25713
 def normalisation(name, weights, cfg):
     "Mean and spread that weights were trained with."
     said = open_clip.pretrained.get_pretrained_cfg(name, str(weights)) or {}

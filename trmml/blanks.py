@@ -43,6 +43,7 @@ def fill_quality(
         out |= {name: int(said.sum()), f'precision_{name}': right/max(int(said.sum()), 1), f'recall_{name}': right/max(int(true.sum()), 1)}
     return out
 
+# %% ../nbs/46_blanks.ipynb #dec725fc
 def same_counts(
     scores,       # (N, C) any numbers, larger means more likely
     known,        # (N, C) in {1, 0, -1}
@@ -114,6 +115,7 @@ def for_people(
     cell = lambda m, s: f'{m:.1f} ± {s:.1f}'
     return pd.DataFrame({c.replace('_', ', '): [cell(m, s) for m, s in zip(mean[c], std[c])] for c in shown}, index=mean.index)
 
+# %% ../nbs/46_blanks.ipynb #92a3b18f
 def verdict(t):
     "In how many seeds TRM-ML is above each of the others, in precision and recall of ones and of zeros."
     wide = t.set_index(['seed', 'method', 'scores'])[['precision_ones', 'recall_ones', 'precision_zeros', 'recall_zeros']]
@@ -147,6 +149,7 @@ def plain_loop(
     for p in paths: rows.append(model.method_.scores(clip.features(prepare(open_image(p))[None].to(clip.device, clip.dtype))).float().cpu())
     return torch.cat(rows).numpy()
 
+# %% ../nbs/46_blanks.ipynb #770400a0
 def predict_speed(
     model,        # a fitted TRMML
     paths,        # of photos

@@ -41,9 +41,11 @@ class Calibration(NamedTuple):
     def __call__(self, p):   # (N, C) scores in 0..1 -> (N, C) probabilities
         return torch.sigmoid(self.a*logit(p) + self.b + torch.tensor(self.delta, dtype=torch.float32))
 
+# %% ../nbs/42_calibration.ipynb #7d1d5e04
 def logit(p):
     "Logits of probabilities of any shape, float32, kept within 1e-6 of 0 and 1."
     return torch.as_tensor(p).float().clamp(1e-6, 1 - 1e-6).logit()
+
 def no_change(
     C:int, # classes
 )->Calibration:
@@ -81,6 +83,7 @@ def best_threshold(
     k = int(f1.argmax())
     return float((p[k] + p[k + 1])/2 if k + 1 < len(p) else p[k])
 
+# %% ../nbs/42_calibration.ipynb #cd923eb2
 def thresholds(
     p,          # (N, C) calibrated probabilities of held-out photos
     labels,     # (N, C) in {1, 0, -1}; 0 is left out
