@@ -130,7 +130,7 @@ def tower_weights(
     except Exception as err:
         raise ConnectionError(f'the ImageNet weights of {name} could not be downloaded ({type(err).__name__}): give the path of a local copy of {TOWERS[name]} as `weights`') from err
 
-# %% ../../nbs/32_vanilla_backbones.ipynb #aab1b1d8
+# %% ../../nbs/32_vanilla_backbones.ipynb #e7960739
 def load(
     name:str='resnet50', # 'resnet50', 'resnet101' or 'doodle-resnet'
     weights='hub',       # 'hub': ImageNet's originals (doodle-resnet: shipped); a file; None: random. 'openai', a run's default, is taken as 'hub'
