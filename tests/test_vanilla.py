@@ -10,14 +10,15 @@ import torch
 from torch.nn.functional import softplus
 from torch.testing import assert_close
 
-from trmml.labels import partial
+from trmml import data
+from trmml.labels import partial, single_positive
 from trmml.methods import VANILLA, create, trials
-from trmml.methods.graphs import across, sst_theta, within
+from trmml.methods.graphs import SST, across, blend_instances, blend_prototypes, sst_theta, within
 from trmml.methods.vanilla import LargeLoss, predicted
 from trmml.metrics import mean_ap
 from trmml.vanilla import backbones
-from trmml.vanilla.heads import Decoupling, GraphHead
-from trmml.vanilla.losses import LOSSES, apply, known_bce, large_loss, ll_count
+from trmml.vanilla.heads import GGNN, OFFICIAL_NAMES, Decoupling, GraphHead, PairHead, from_official, mlgcn_adjacency, pair_loss, pairwise_loss
+from trmml.vanilla.losses import LOSSES, apply, asl, assume_negative, first_theta, hill, known_bce, large_loss, ll_count, lsan, partial_bce, role, role_side, splc
 
 PHOTOS = Path(__file__).resolve().parents[2]/'shared'/'data'/'coco128'/'train2017'
 NAMES = ['cat', 'dog', 'sofa']
@@ -36,6 +37,24 @@ def test_masks_are_nested_and_follow_the_seed():
     assert u[0, :5].round(5).tolist() == [.54881, .71519, .60276, .54488, .42365] and ((u < .3) == kept[2]).all()
 
 
+VOC_KNOWN = {1: (10108, 740, 10, 533, 4297), 2: (20200, 1461, 19, 49, 3662), 3: (30163, 2187, 29, 3, 3074), 4: (40067, 2923, 41, 0, 2504), 5: (50163, 3674, 52, 0, 1971),
+             6: (60284, 4429, 61, 0, 1475), 7: (70128, 5158, 70, 0, 1052), 8: (80132, 5871, 78, 0, 667), 9: (90174, 6558, 86, 0, 329)}   # tenths known -> entries, positives, fewest of a class, images without either
+
+
+@pytest.mark.parametrize('p', VOC_KNOWN)
+def test_masks_of_voc_in_numbers(p):
+    "What does not need the labels: known entries, and images of which nothing is known."
+    known = partial(np.ones((5011, 20), np.int8), p/10) != 0
+    assert (known.sum(), (~known.any(1)).sum()) == (VOC_KNOWN[p][0], VOC_KNOWN[p][3])
+
+
+@pytest.mark.skipif(not (data.data_root()/'VOCdevkit'/'VOC2007').is_dir(), reason='VOC 2007 is not on this machine')
+@pytest.mark.parametrize('p', VOC_KNOWN)
+def test_known_positives_of_voc(p):
+    pos = partial(data.load('voc2007', 'train').labels, p/10) == 1
+    assert (pos.sum(), pos.sum(0).min(), (~pos.any(1)).sum()) == tuple(VOC_KNOWN[p][i] for i in (1, 2, 4))
+
+
 # ---- 2: known labels alone
 
 def test_known_labels_alone():
@@ -45,6 +64,40 @@ def test_known_labels_alone():
     assert (s.grad[y == 0] == 0).all()
 
 
+# ---- 3: g
+
+def test_weights_of_partial_bce():
+    for k, g in zip(range(1, 11), (5.005, 4.56, 4.115, 3.67, 3.225, 2.78, 2.335, 1.89, 1.445, 1.)):
+        y = torch.zeros(2, 10); y[0, :k] = 1                                  # of the second image nothing is known
+        assert partial_bce(torch.zeros(2, 10), y, reduction='sum').item() == pytest.approx(g*k*np.log(2), rel=1e-5)
+    assert partial_bce(torch.randn(3, 4), torch.zeros(3, 4)) == 0
+
+
+# ---- 4, 5, 6: decoupling, the graph network, ML-GCN's graph
+
+def test_decoupling_is_its_loop():
+    torch.manual_seed(0); dec = Decoupling(6, 4, 5); x, w = torch.randn(2, 6, 3, 3), torch.randn(3, 4); f, a = dec(x, w)
+    assert_close(a.sum(-1), torch.ones(2, 3))
+    for b in range(2):
+        for c in range(3):
+            v = [x[b, :, i, j] for i in range(3) for j in range(3)]
+            e = torch.stack([dec.fc_a(dec.fc3((dec.fc1(u)*dec.fc2(w[c])).tanh()))[0] for u in v]).softmax(0)
+            assert_close(a[b, c], e); assert_close(f[b, c], sum(p*u for p, u in zip(e, v)))
+
+
+def test_closed_gate_returns_the_input():
+    torch.manual_seed(0); net, h, G = GGNN(6), torch.randn(2, 3, 6), torch.rand(3, 3); assert not torch.allclose(net(h, G), h)
+    with torch.no_grad(): net.Wz.bias.fill_(-1e4)
+    assert_close(net(h, G), h)
+
+
+def test_mlgcn_adjacency_of_a_toy():
+    y = torch.tensor([[1, 1, -1]]*3 + [[1, -1, -1]] + [[-1, 1, 1]]*2)        # edges 0-1, 1-0, 2-1, and P(2|1) = .4
+    B = np.array([[0., 1, 0], [1, 0, 1], [0, 1, 0]]); A = .25*B/(B.sum(0) + 1e-6) + np.eye(3); d = A.sum(1)**-.5
+    assert_close(mlgcn_adjacency(y), torch.from_numpy(np.diag(d) @ A.T @ np.diag(d)).float())
+    for none in torch.zeros(4, 3), torch.eye(3): assert_close(mlgcn_adjacency(none), torch.eye(3))
+
+
 # ---- 7, 8, 10: found labels
 
 def test_found_labels_are_positive_only():
@@ -52,7 +105,29 @@ def test_found_labels_are_positive_only():
     f, bank = torch.randn(40, 6, 4), torch.randn(6, 10, 4)
     for found in within(k, y, .6), across(f, y, bank, torch.full((6,), 10), .1):
         assert (found[y != 0] == y[y != 0]).all() and set(found[y == 0].tolist()) == {0, 1}
-    assert sst_theta(5) == .95 and sst_theta(30) == .75
+    assert [round(sst_theta(e), 3) for e in range(5, 15)] == [.95, .925, .9, .875, .85, .825, .8, .775, .75, .75] and sst_theta(30) == .75
+
+
+def test_zeros_in_the_bank_block():
+    f, y, bank = torch.ones(2, 3, 4), torch.zeros(2, 3), torch.zeros(3, 100, 4); bank[:, :74] = 1
+    assert (across(f, y, bank, torch.full((3,), 74), .95) == 1).all()
+    assert (across(f, y, bank, torch.full((3,), 74), .75, zero_bank=True) == 0).all()
+    bank[:, :76] = 1; assert (across(f, y, bank, torch.full((3,), 76), .75, zero_bank=True) == 1).all()
+
+
+def test_known_labels_count_three_times(tower):
+    m = SST(tower, NAMES, tower='frozen', hidden=4); x, y = torch.randn(2, 3, 64, 64), torch.tensor([[1, -1, 1], [-1, 1, -1]])
+    for epoch, times in (4, 1), (5, 3):
+        m.epoch, m.warm = epoch, 0.; t = m.loss(x, y); assert_close(t['total'], times*t['cls'])
+
+
+def test_blending_leaves_known_labels_alone():
+    torch.manual_seed(0); f, y, rng = torch.randn(6, 5, 4), torch.randint(-1, 2, (6, 5)), np.random.RandomState(0); y[0, 0], y[5, 0] = 0, 1; y[1] = 1
+    g, t = blend_instances(f, y, torch.tensor(1.)); assert_close(g, f); assert_close(t, y.float())
+    for g, t in blend_instances(f, y, torch.tensor(.3)), blend_prototypes(f, y, torch.tensor(.3), torch.randn(5, 3, 4), rng):
+        assert (t[y != 0] == y[y != 0]).all() and (g[y != 0] == f[y != 0]).all() and (t != y).any()
+    g, t = blend_prototypes(f, y, torch.tensor(.3), torch.randn(5, 3, 4), rng)
+    assert (t != y).sum(1).tolist() == [int((r == 0).any()) for r in y] and (t[1] == 1).all()      # one class an image, none where all is known
 
 
 def test_large_loss_rejects_no_observed_label():
@@ -61,6 +136,15 @@ def test_large_loss_rejects_no_observed_label():
         z = s.clone().requires_grad_(); loss, _ = large_loss(z, y, epoch, 'R', 2.); loss.backward()
         rejected = z.grad == 0; n = min(ll_count(320, epoch, 'R', 2.), int((y == 0).sum()))
         assert rejected.sum() == n and (y[rejected] == 0).all()
+
+
+def test_schedules_of_large_loss():
+    torch.manual_seed(0); s, y = 3*torch.randn(16, 80), torch.randint(0, 2, (16, 80))
+    for scheme in 'R', 'Ct', 'Cp': assert_close(large_loss(s, y, 0, scheme)[0], assume_negative(s, y))
+    for scheme in 'R', 'Ct': assert [ll_count(16*80, e, scheme, .2) for e in range(1, 10)] == [3, 6, 8, 11, 13, 16, 18, 21, 24]
+    assert {ll_count(16*80, e, 'Cp', .2) for e in range(1, 10)} == {3}
+    cp, ct, quirk = large_loss(s, y, 3, 'Cp'), large_loss(s, y, 3, 'Ct'), large_loss(s, y, 3, 'Cp', as_released=True)
+    assert cp[1].sum() == 2 and not quirk[1].any() and quirk[0] == ct[0] != cp[0]                     # strictly above the third largest
 
 
 def test_corrections_for_good_outlive_the_epoch(tower):
@@ -73,6 +157,44 @@ def test_corrections_for_good_outlive_the_epoch(tower):
 
 def test_known_labels_survive_a_curriculum():
     s, y = torch.tensor([[9., -9., .1]]), torch.tensor([[-1, 1, 0]]); assert predicted(s, y).tolist() == [[0, 0, 0]]
+
+
+# ---- 9: LSAN and ROLE
+
+def test_minimum_of_lsan():
+    p = torch.linspace(.005, .995, 199, dtype=torch.float64)
+    for label, best in (1, .9), (0, .1), (-1, .1):
+        cost = torch.stack([lsan(q.logit()[None, None], torch.tensor([[label]])) for q in p]); assert p[cost.argmin()].item() == pytest.approx(best, abs=1e-9)
+
+
+def test_sides_of_role_do_not_teach_each_other():
+    torch.manual_seed(0); y = torch.randint(0, 2, (4, 6)); a, b = (torch.randn(4, 6, requires_grad=True) for _ in range(2))
+    for mine, other in (a, b), (b, a):
+        a.grad = b.grad = None; role_side(mine.sigmoid(), other.sigmoid(), y, 2.).backward(); assert other.grad is None and mine.grad.abs().min() > 0
+    half = torch.full((4, 6), .5); rest = role_side(half, half, y, 3.)                            # three of six: R is 0
+    assert_close(role_side(half, half, y, 4.) - rest, torch.tensor(1/36)); assert_close(role_side(half, half, y, 2.) - rest, torch.tensor(1/36))
+
+
+# ---- 11, 12: SPLC, Hill, ASL
+
+def test_splc_changes_its_mind_in_the_second_epoch():
+    torch.manual_seed(0); s, y = 3*torch.randn(7, 5), torch.randint(-1, 2, (7, 5)); q = torch.where(y == 1, s - 1, s); p = q.sigmoid()
+    assert_close(splc(s, y, 0), torch.where(y == 1, (1 - p)**2*softplus(-q), p**2*softplus(q)).sum())
+    z = torch.tensor([[.40, .41]], requires_grad=True)                                            # logit(.6) = .405
+    for epoch, up in (0, [False, False]), (1, [False, True]): assert (torch.autograd.grad(splc(z, torch.zeros(1, 2), epoch), z)[0] < 0)[0].tolist() == up
+
+
+def test_shape_of_hill():
+    z = torch.linspace(-8, 8, 801, dtype=torch.float64)[None].requires_grad_(); p = z.detach().sigmoid()
+    g = torch.autograd.grad(hill(z, torch.zeros(1, 801)), z)[0]; assert_close(g, 3*p**2*(1 - p)**2)
+    assert p[0, g.argmax()].item() == pytest.approx(.5) and hill(torch.full((1, 1), 60.), torch.zeros(1, 1)) == .5
+
+
+def test_limits_of_asl():
+    torch.manual_seed(0); s, y = 3*torch.randn(7, 5), torch.randint(-1, 2, (7, 5))
+    assert_close(asl(s, y, 0., 0., 0., assume=True), assume_negative(s, y, 'sum')); assert_close(asl(s, y, 0., 0., 0.), known_bce(s, y, reduction='sum'))
+    z = torch.tensor([[-9., -5., -2.95]], requires_grad=True); easy = asl(z, -torch.ones(1, 3)); easy.backward()   # p = .0497 at -2.95
+    assert easy == 0 and (z.grad == 0).all() and asl(torch.tensor([[-2.9]]), -torch.ones(1, 1)) > 0
 
 
 # ---- 13: two average precisions
@@ -90,7 +212,61 @@ def test_ties_as_scikit_learn():
     assert mean_ap(s, y) == pytest.approx(np.mean([average_precision_score(y[:, c] == 1, s[:, c]) for c in range(5)]))
 
 
+# ---- 14: a sampler that uses as many random numbers as the published one
+
+def test_draw_of_role_shuffles_negatives_too():
+    Y = np.where(np.random.RandomState(3).rand(60, 12) < .4, 1, -1).astype(np.int8); Y[:, 0] = 1; drawn = {}
+    for both in True, False:
+        rng, one = np.random.RandomState(1200), np.zeros_like(Y)
+        for row, out in zip(Y, one):
+            pos, neg = np.flatnonzero(row == 1), np.flatnonzero(row == -1); rng.shuffle(pos); out[pos[0]] = 1
+            if both: rng.shuffle(neg)
+        drawn[both] = one
+    assert (single_positive(Y, 1200, 'role') == drawn[True]).all() and (drawn[True] != drawn[False]).any()
+    assert (drawn[True][0] == drawn[False][0]).all()                                              # the first image is the same
+
+
+# ---- gradients of every loss
+
+Z, T = 2*torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.tensor([[1, 0, -1, 0], [0, 1, 0, -1], [-1, -1, 1, 0]])
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_gradients_by_name(name):
+    extra = dict(detach=False) if name.startswith('asl') else dict(delta=10.) if name.startswith('ll') else {}
+    for epoch in 0, 2: assert torch.autograd.gradcheck(lambda x: apply(name, x, T, epoch, **extra), Z.clone().requires_grad_())
+
+
+def test_gradients_of_the_others():
+    check = torch.autograd.gradcheck
+    assert check(lambda x: large_loss(x, T, 2, 'Cp', 20.)[0], Z.clone().requires_grad_())
+    assert check(lambda x: known_bce(x, T.double()*.5, .2), Z.clone().requires_grad_())
+    for k in .5, 3.: assert check(lambda x: role_side(x.sigmoid(), torch.full_like(x, .3), T, k), Z.clone().requires_grad_())
+    a, b = Z.clone().requires_grad_(), Z.flip(0).clone().requires_grad_(); role(a, T, b, 1.5).backward()
+    halves = [torch.autograd.grad(role_side(x.sigmoid(), o.detach().sigmoid(), T, 1.5)/2, x)[0] for x, o in ((a, b), (b, a))]
+    assert_close(a.grad, halves[0]); assert_close(b.grad, halves[1])
+    assert check(lambda k: pair_loss(k, T), torch.randn(3, 6, dtype=torch.float64).requires_grad_())
+    assert check(lambda f: pairwise_loss(f, T, np.random.RandomState(0)), torch.randn(3, 4, 5, dtype=torch.float64).requires_grad_())
+
+
+def test_losses_take_tensors_of_scores_and_labels():
+    torch.manual_seed(0); s, y = torch.randn(3, 4), torch.randint(-1, 2, (3, 4), dtype=torch.int8); kept = s.clone(), y.clone()
+    values = [apply(name, s, y) for name in LOSSES] + [f(s, y) for f in (assume_negative, known_bce, partial_bce, lsan, hill, asl)]
+    values += [splc(s, y, 1), large_loss(s, y, 1)[0], role(s, y, first_theta(y), 1.5)]
+    assert all(v.ndim == 0 and v.isfinite() for v in values) and torch.equal(s, kept[0]) and torch.equal(y, kept[1])
+    for name in LOSSES:
+        with pytest.raises(ValueError, match='one label for each score'): apply(name, s, y[:, :3])
+
+
 # ---- every loss on impossible scores
+
+def test_extremes_of_losses_with_state():
+    for y in torch.zeros(2, 4), torch.ones(2, 4), -torch.ones(2, 4), torch.tensor([[1., 0, -1, 1]]*2):
+        for dtype in torch.float16, torch.bfloat16, torch.float32:
+            for f in (lambda z: role(z, y, -z.detach(), 2.)), (lambda z: large_loss(z, y, 3, 'Cp', 20.)[0]), (lambda z: large_loss(z, y, 3, 'Cp', 20., True)[0]):
+                z = torch.tensor([[-1e4, 1e4, 0, 60]]*2).to(dtype).requires_grad_(); v = f(z); v.backward()
+                assert v.isfinite() and z.grad.isfinite().all()
+
 
 @pytest.mark.parametrize('name', LOSSES)
 def test_extremes_are_finite(name):
@@ -108,6 +284,20 @@ def test_published_sizes_load():
     dec = Decoupling(1024, 300, 512); assert tuple(dec.fc1.weight.shape) == (512, 1024) and tuple(dec.fc2.weight.shape) == (512, 300)
     again = GraphHead(80, 1024, 1024); again.load_state_dict(head.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), head.parameters()))
+
+
+def test_official_state_dicts_load():
+    "At the published sizes: what the official modules hold, by name, and nothing else."
+    lin = lambda name, i, o, bias=True: {f'{name}.weight': torch.randn(o, i), **({f'{name}.bias': torch.randn(o)} if bias else {})}
+    theirs = {**lin('SemanticDecoupling.fc1', 1024, 512, False), **lin('SemanticDecoupling.fc2', 300, 512, False), **lin('SemanticDecoupling.fc3', 512, 512), **lin('SemanticDecoupling.fc4', 512, 1)}
+    for i in 1, 2, 3: theirs |= {**lin(f'GraphNeuralNetwork.fc_{i}_w', 2048, 1024), **lin(f'GraphNeuralNetwork.fc_{i}_u', 1024, 1024)}
+    theirs |= {**lin('fc', 2048, 1024), **lin('classifiers', 1024, 20), **lin('intra_fc_1', 1024, 512), **lin('intra_fc_2', 1024, 1024), **lin('intra_fc_3', 1024, 1024), 'intra_classifiers.weight': torch.randn(190, 1024), 'intra_classifiers.bias': torch.randn(190)}
+    theirs['classifiers.bias'] = torch.randn(20)
+    net = torch.nn.ModuleDict(dict(decouple=Decoupling(1024, 300, 512), head=GraphHead(20, 1024, 1024), pairs=PairHead(20, 1024, 512, 1024)))
+    net.load_state_dict({k.removeprefix('net.'): v for k, v in from_official({f'module.{k}': v for k, v in theirs.items()}, 'hcp').items()})   # strict
+    assert torch.equal(net['head'].graph.Ur.weight, theirs['GraphNeuralNetwork.fc_2_u.weight']) and torch.equal(net['decouple'].fc_a.bias, theirs['SemanticDecoupling.fc4.bias'])
+    assert from_official({'A': 0, 'gc1.weight': 1}, 'mlgcn') == {'net.gcn.w1': 1} and set(OFFICIAL_NAMES) == {'hcp', 'ssgrl', 'mlgcn', 'spml', 'll', 'rlm'}
+    with pytest.raises(ValueError, match="'fc9.weight' is no name of the mlgcn code"): from_official({'fc9.weight': 0}, 'mlgcn')
 
 
 # ---- runs name towers and settings

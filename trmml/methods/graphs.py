@@ -69,6 +69,7 @@ class WordNet(nn.Module):
     def __init__(self, d, words, hidden): super().__init__(); self.gcn = GCN(words, hidden, d)
     def forward(self, f, E, A): return f.dense.amax((2, 3)) @ self.gcn(E, A).T
 
+# %% ../../nbs/34_graphs.ipynb #1e66924d
 class MLGCN(Vanilla):
     "Multi-label graph convolutional network (Chen et al., CVPR 2019), adapted to partial labels."
     recipe = dict(Vanilla.recipe, optimizer='sgd', lr=.01, head_lr=10., weight_decay=1e-4, batch=16, drop=0)
@@ -100,6 +101,7 @@ def sst_theta(
     "Threshold of SST's found labels."
     return max(top - fall*(epoch - first), floor)
 
+# %% ../../nbs/34_graphs.ipynb #632aa1f3
 def within(
     k, labels,    # (B, P) logits of pairs, (B, C)
     theta:float,
@@ -109,6 +111,7 @@ def within(
     t = torch.einsum('bcj,bj->bc', K, pos)/pos.sum(1, keepdim=True).clamp(min=1)
     return torch.where((labels == 0) & (t >= theta), 1, labels.to(torch.int8))
 
+# %% ../../nbs/34_graphs.ipynb #e6c0fcc5
 def across(
     f, labels,    # (B, C, D), (B, C)
     bank, filled, # (C, n, D), (C,) how many are filled
@@ -134,7 +137,7 @@ class SST(SSGRL):
         self.register_buffer('bank', torch.zeros(len(self.classes), self.length, D, device=self.clip.device))
         self.register_buffer('filled', torch.zeros(len(self.classes), device=self.clip.device))
 
-# %% ../../nbs/34_graphs.ipynb #49097ee0
+# %% ../../nbs/34_graphs.ipynb #0d3d7781
 @patch
 @torch.no_grad()
 def remember(self:SST, f, labels):
@@ -143,6 +146,7 @@ def remember(self:SST, f, labels):
         new = f[labels[:, c] == 1, c].detach().to(self.bank)
         self.bank[c] = torch.cat([new, self.bank[c]])[:self.length]; self.filled[c] = min(self.filled[c] + len(new), self.length)
 
+# %% ../../nbs/34_graphs.ipynb #49097ee0
 @patch
 def loss(self:SST, x, labels):
     "Known labels; from epoch `first` on found ones too; pairs; agreement of vectors."
@@ -162,6 +166,7 @@ def blend_instances(f, labels, alpha):
     partner, y = f.flip(0), labels.to(f.dtype); take = (labels == 0) & (labels.flip(0) == 1)
     return torch.where(take[..., None], alpha*f + (1 - alpha)*partner, f), torch.where(take, 1 - alpha, y)
 
+# %% ../../nbs/34_graphs.ipynb #dba3b7e5
 def blend_prototypes(f, labels, beta, prototypes, rng, overwrite_known=False):
     "Vectors and soft labels after blending one unknown class of each image with a prototype (C, n, D)."
     chance = torch.from_numpy(rng.rand(*labels.shape)).to(f)*(labels == 0); one = F.one_hot(chance.argmax(1), labels.shape[1]).bool()
@@ -169,6 +174,7 @@ def blend_prototypes(f, labels, beta, prototypes, rng, overwrite_known=False):
     proto = prototypes[:, rng.randint(prototypes.shape[1])]
     return torch.where(take[..., None], beta*f + (1 - beta)*proto, f), torch.where(take, 1 - beta, labels.to(f.dtype))
 
+# %% ../../nbs/34_graphs.ipynb #c57f617f
 def centres(v, n:int, seed=0):
     "n cluster centres (n, D) of rows v; fewer rows repeat."
     if len(v) == 0: return torch.zeros(n, v.shape[1])

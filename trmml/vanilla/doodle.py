@@ -63,6 +63,7 @@ def batch_of(
     v = v*torch.from_numpy(rng.uniform(.85, 1.15, (len(v), 3, 1, 1))).float()
     return normalize(v, *IMAGENET).contiguous(memory_format=torch.channels_last), classes[rows]
 
+# %% ../../nbs/32b_doodle_resnet.ipynb #196c8559
 def accuracy(
     model, images, classes, # pictures that training never saw
 )->float:                   # percent

@@ -31,6 +31,7 @@ def assume_negative(scores, labels, reduction='mean'):
     s = wide(scores, labels)
     return reduce_loss(softplus(-s).where(labels == 1, softplus(s)), reduction=reduction)
 
+# %% ../../nbs/30_vanilla_losses.ipynb #60346a0e
 def known_bce(
     scores, labels,   # (B, C); labels may be soft positives: numbers in (0, 1]
     margin:float=0.,  # entries with |label| at most this do not count
@@ -69,6 +70,7 @@ def role_side(p, guess, labels, k):
     g = guess.detach(); cross = g*nl(p) + (1 - g)*nl(1 - p)
     return nl(p).where(labels == 1, 0).mean() + cross.mean() + (p.sum(1).mean() - k)**2/p.shape[1]**2
 
+# %% ../../nbs/30_vanilla_losses.ipynb #ff367795
 def role(
     scores, labels,
     theta:Tensor, # (B, C) logits of the label estimate of these images
@@ -78,6 +80,7 @@ def role(
     p, q = wide(scores, labels).sigmoid(), wide(theta, labels).sigmoid()
     return (role_side(p, q, labels, k) + role_side(q, p, labels, k))/2
 
+# %% ../../nbs/30_vanilla_losses.ipynb #eac2a276
 def first_theta(
     labels:Tensor, # (N, C)
     seed:int=0, low:float=.6, high:float=.995, # unknown: a probability between 1 - low and low; known positives
@@ -98,6 +101,7 @@ def ll_count(
     if scheme not in ('R', 'Ct', 'Cp'): raise ValueError(f"scheme={scheme!r}: use 'R', 'Ct' or 'Cp'")
     return math.ceil(round(n*delta/100*(epoch if scheme != 'Cp' else min(epoch, 1)), 6))
 
+# %% ../../nbs/30_vanilla_losses.ipynb #6a29f242
 def large_loss(
     scores, labels,
     epoch:int,               # counted from 0; epoch 0 is plain
@@ -125,6 +129,7 @@ def hill(
     s = wide(scores, labels); p, pm = s.sigmoid(), (s - margin).sigmoid()
     return reduce_loss(((1 - pm)**gamma*softplus(margin - s)).where(labels == 1, (lam - p)*p**2), reduction=reduction)
 
+# %% ../../nbs/30_vanilla_losses.ipynb #19eb70f7
 def splc(
     scores, labels,
     epoch:int,        # counted from 0
@@ -150,6 +155,7 @@ def asl(
     neg = -fixed(pm)**gamma_neg*(1 - pm).clamp(min=eps).log()
     return reduce_loss(pos.where(labels == 1, neg), None if assume else labels != 0, reduction)
 
+# %% ../../nbs/30_vanilla_losses.ipynb #0a9ba75b
 def focal(
     scores, labels, gamma:float=2.,
     assume:bool=False,   # unknowns are negatives; else they do not count
