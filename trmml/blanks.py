@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RIVALS', 'fill_quality', 'same_counts', 'rival_scores', 'compare_seed', 'compare', 'for_people', 'verdict',
-           'conclusion', 'plain_loop', 'predict_speed']
+           'conclusion', 'plain_loop', 'predict_speed', 'speed_in_words']
 
 # %% ../nbs/46_blanks.ipynb #70fcec2d
 import hashlib
@@ -164,3 +164,13 @@ def predict_speed(
     n = len(paths); x, y = n/seconds[0], n/seconds[1]; a, b = scores[0], model.raw(paths[:part])   # raw: calibration may hide a difference
     return dict(photos=n, image_size=model.method_.clip.image_size, backbone=model.backbone, loop=x, predict=y, ratio=y/x, difference=float(np.abs(a - b).max()),
                 load=os.getloadavg()[1], threads=torch.get_num_threads())
+
+# %% ../nbs/46_blanks.ipynb #16a5ece5
+def speed_in_words(
+    file,    # CSV with one row as from `predict_speed`, and cores, device
+)->str:
+    "Photos a second of both ways; 'not run' where nobody has measured."
+    if not Path(file).exists(): return 'not run'
+    s = pd.read_csv(file).iloc[0]
+    return (f'{s.photos} photos, {s.backbone} at {s.image_size} pixels, {s.device} with {s.cores} cores, {s.threads} threads, load {s.load:.1f}: '
+            f'plain loop {s.loop:.1f} photos a second, predict {s.predict:.1f} ({s.ratio:.1f} times); largest difference of a score {s.difference:.1e}')
