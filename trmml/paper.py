@@ -137,7 +137,7 @@ def order_pairs(
     rows, there = [], {m: names[m] for m in df.method.unique() if names.get(m) in paper.index}
     heads = {k: k if isinstance(k, str) else f'{k:g}' for k in df.known.unique()}
     for a, b in combinations(there, 2):
-        d = (paper.loc[there[a]] - paper.loc[there[b]]).reindex(heads.values()).astype(float).dropna()
+        x, y = (paper.loc[there[m]].reindex(heads.values()).astype(float) for m in (a, b)); d = (x - y).dropna()
         if not len(d) or d.mean() == 0: continue
         if d.mean() < 0: a, b = b, a
         m = runs.paired(df[df.known.map(heads).isin(d.index)], a, b)
@@ -154,7 +154,7 @@ def order_said(
     if not len(pairs): return f'No two of the methods that were run stand {where}.'
     n = pairs.verdict.value_counts(); other = pairs[pairs.verdict == 'other'].sort_values('measured')
     head = (f"Of {len(pairs)} pairs of methods that stand {where}, {n.get('same', 0)} have the same order here, "
-            f"{n.get('open', 0)} cannot be told apart, {n.get('other', 0)} stand the other way round{':' if len(other) else '.'}")
+            f"{n.get('open', 0)} cannot be told apart, {n.get('other', 0)} the other way round{':' if len(other) else '.'}")
     title = lambda m: TITLES.get(m, m)
     return '\n'.join([head, *(f'{title(p.a)} is below {title(p.b)} by {-p.measured:.1f} ({-p.high:.1f} to {-p.low:.1f}), printed above it by {p.printed:.1f}' for p in other.itertuples())])
 
