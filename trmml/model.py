@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTIONS', 'RANGES', 'start_aligned', 'centre_keys', 'judge', 'check_options', 'TRMML', 'build', 'first_queries',
-           'unit_positions', 'remembered']
+           'unit_positions', 'remembered', 'text_directions']
 
 # %% ../nbs/10_model.ipynb #cadd622f
 import math
@@ -62,7 +62,7 @@ def judge(
     return pseudo
 
 # %% ../nbs/10_model.ipynb #10e56589
-OPTIONS = dict(prototypes=('both', 'text', 'visual', 'none'), score=('region', 'query', 'mean'), start=('aligned', 'random'), kind=('sigmoid', 'softmax'),
+OPTIONS = dict(prototypes=('both', 'text', 'visual', 'none'), text_prototypes=('pair', 'positive'), score=('region', 'query', 'mean'), start=('aligned', 'random'), kind=('sigmoid', 'softmax'),
                **dict.fromkeys(('region', 'kd', 'contrastive', 'class_specific', 'centre'), (True, False)))
 RANGES = {   # a type, whether a value will do, and that in words
     **dict.fromkeys(('n_ctx', 'topk', 'length'), (Integral, lambda v: v >= 1, 'a whole number from 1')),
@@ -89,7 +89,7 @@ class TRMML(Method):
     def __init__(self,
         clip:CLIP, classes:list,        # frozen encoder, prompt-ready class names
         n_ctx=16, class_specific=True,  # context vectors a prompt; own ones for each class
-        region=True, kd=True, prototypes='both', contrastive=True,   # the components
+        region=True, kd=True, prototypes='both', text_prototypes='positive', contrastive=True,   # the components
         alpha=1., beta=.05, gamma=.01,  # weights of Eq. 15
         asl=dict(gamma_pos=1., gamma_neg=2., shift=.05),   # Eq. 14
         kind='sigmoid', start='aligned', gain=1., centre=True,   # regions (Eq. 2); how the decoder starts
@@ -101,6 +101,7 @@ class TRMML(Method):
         self.region, self.kd, self.prototypes, self.contrastive = region, kd and region, prototypes, contrastive
         self.alpha, self.beta, self.gamma, self.asl, self.tau_nce = alpha, beta, gamma, dict(asl), tau_nce
         self.kind, self.topk, self.eta, self.warmup, self.score = kind if region else 'softmax', topk, eta, warmup, score
+        self.text_prototypes = text_prototypes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             build(self, clip, n_ctx, class_specific, start, gain, length, seed)
@@ -169,12 +170,21 @@ def remembered(
     if name not in kept or kept[name][0] is not t or kept[name][1] != t._version: kept[name] = t, t._version, t.item()
     return kept[name][2]
 
+# %% ../nbs/10_model.ipynb #c63dd59e
+def text_directions(
+    G:Tensor,         # (2, C, d) text features: positive, negative prompts
+    kind:str='positive', # or 'pair'
+)->Tensor:            # (C, d) unit length
+    "Text prototypes: the positive prompt, or the direction from the negative one to it (section 3.4)."
+    g = normalize(G.detach().float(), dim=-1)
+    return g[0] if kind == 'positive' else normalize(g[0] - g[1], dim=-1)
+
 # %% ../nbs/10_model.ipynb #0622eb10
 @patch
 def begin_epoch(self:TRMML, epoch, epochs):
     "At the end of the first stage the text features become the text prototypes (section 3.4)."
     if remembered(self, 'stage') == 1 and epoch >= self.warmup*epochs:
-        with torch.no_grad(): self.T.copy_(normalize(self.encode_text()[0], dim=-1))
+        with torch.no_grad(): self.T.copy_(text_directions(self.encode_text(), self.text_prototypes))
         self.stage.fill_(2)
     self.epoch = epoch
 
@@ -183,7 +193,7 @@ def begin_epoch(self:TRMML, epoch, epochs):
 def estimate(self:TRMML, out, labels):
     "(B, C) int8: pseudo-labels of a batch; thresholds and bank learn from its known labels (Eq. 7-12)."
     F_r, every = out['F_r'].detach(), torch.ones(labels.shape[1], dtype=torch.bool, device=labels.device)
-    T = self.T if remembered(self, 'stage') == 2 else normalize(out['G'][0].detach(), dim=-1)
+    T = self.T if remembered(self, 'stage') == 2 else text_directions(out['G'], self.text_prototypes)
     taught = assumed(self, labels)   # where nothing is known to be absent, thresholds too take unknown for absent
     visual = judge(self.bank.mean_similarity(F_r), self.by_visual, taught, self.bank.ready, self.eta)
     text = judge(matching(F_r, T), self.by_text, taught, every, self.eta)

@@ -108,11 +108,13 @@ def dots(
 def pseudo(
     grids:dict,   # label -> list of Run
     out='results',
+    first:bool=False, # the epoch in which they begin, instead of the last
 )->pd.DataFrame:  # index label and known (percent); percent
-    "Pseudo-labels against the hidden truth in the last epoch."
+    "Pseudo-labels against the hidden truth in one epoch."
     keys = ('pos_precision', 'pos_recall', 'neg_precision', 'neg_recall', 'coverage')
-    rows = [dict(label=k, known=100*r.known, **{q: 100*x['log'][-1][f'pseudo_{q}'] for q in keys if x['log'][-1].get(f'pseudo_{q}') is not None})
-            for k, g in grids.items() for r in g if (x := runs.stored(r, out, root=False)) and x['log']]
+    def epoch(log): return next((row for row in log if row.get('pseudo_coverage')), log[-1]) if first else log[-1]
+    rows = [dict(label=k, known=100*r.known, **{q: 100*row[f'pseudo_{q}'] for q in keys if row.get(f'pseudo_{q}') is not None})
+            for k, g in grids.items() for r in g if (x := runs.stored(r, out, root=False)) and x['log'] for row in [epoch(x['log'])]]
     return pd.DataFrame(rows).groupby(['label', 'known'], sort=False).mean().round(1) if rows else pd.DataFrame()
 
 def class_gains(
