@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'OPENAI_MARKS', 'DOODLE_CLIP', 'DOODLE_FILE', 'feature_map', 'position_embedding', 'attention_pool',
-           'dense_features', 'Features', 'image_features', 'fold_batchnorm', 'fold_projections', 'Packing', 'packing',
-           'attend', 'packed_block', 'causal_block', 'encode_embeddings', 'byte_pairs', 'tokenize', 'read_weights',
-           'warn_activation', 'check_fit', 'unpack', 'architecture', 'settings_of', 'resnets', 'CLIP', 'square',
-           'warn_unknown', 'weights_file', 'random_weights', 'stored_weights', 'load', 'around_context',
-           'PromptLearner']
+           'dense_features', 'Features', 'image_features', 'fold_batchnorm', 'fold_projections', 'can_fuse',
+           'FusedConv', 'FusedBlock', 'fuse_activations', 'Packing', 'packing', 'attend', 'packed_block',
+           'causal_block', 'encode_embeddings', 'byte_pairs', 'tokenize', 'read_weights', 'warn_activation',
+           'check_fit', 'unpack', 'architecture', 'settings_of', 'resnets', 'CLIP', 'square', 'warn_unknown',
+           'weights_file', 'random_weights', 'stored_weights', 'load', 'around_context', 'PromptLearner']
 
 # %% ../nbs/03_clip.ipynb #ab180a25
 import copy
@@ -113,6 +113,43 @@ def fold_projections(
     joint = nn.Linear(w_v.shape[1], len(w_c)).to(visual.attnpool.c_proj.weight).requires_grad_(False)
     joint.weight.copy_(w_c @ w_v); joint.bias.copy_(w_c @ b_v + b_c)
     visual.attnpool.joint = joint
+    return visual
+
+# %% ../nbs/03_clip.ipynb #01f8dce2
+def can_fuse(
+    visual,       # image tower
+    compute=None, # dtype of autocast
+)->bool:
+    "Whether activations can be done within convolutions."
+    w = visual.conv1.weight
+    return w.device.type == 'cpu' and w.dtype == torch.float32 and compute is None and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_convolution_pointwise')
+
+class FusedConv(nn.Module):
+    "A convolution followed by ReLU, or by an addition and ReLU, in one go."
+    def __init__(self, conv):
+        super().__init__()
+        self.weight, self.bias, self.how = conv.weight, conv.bias, (conv.padding, conv.stride, conv.dilation, conv.groups)
+
+    def forward(self, x, other=None):  # relu(conv(x)) or relu(conv(x) + other)
+        op, given = torch.ops.mkldnn._convolution_pointwise, (self.weight, self.bias, *self.how)
+        return op(x, *given, 'relu', [], '') if other is None else op.binary(x, other, *given, 'add', 1., 'relu', [], None)
+
+# %% ../nbs/03_clip.ipynb #1941d8d1
+class FusedBlock(nn.Module):
+    "A bottleneck of CLIP's ResNet: three convolutions, the last of which adds the shortcut."
+    def __init__(self, block):  # without BatchNorm
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = map(FusedConv, (block.conv1, block.conv2, block.conv3))
+        self.avgpool, self.downsample = block.avgpool, block.downsample or nn.Identity()
+
+    def forward(self, x): return self.conv3(self.avgpool(self.conv2(self.conv1(x))), self.downsample(x))
+
+def fuse_activations(
+    visual, # open_clip's ModifiedResNet without BatchNorm; changed in place
+):
+    "Do every ReLU and every addition of a block within the convolution before it."
+    for name in ('1', '2', '3'): setattr(visual, f'conv{name}', FusedConv(getattr(visual, f'conv{name}'))); setattr(visual, f'act{name}', nn.Identity())
+    for name in ('layer1', 'layer2', 'layer3', 'layer4'): setattr(visual, name, nn.Sequential(*map(FusedBlock, getattr(visual, name))))
     return visual
 
 # %% ../nbs/03_clip.ipynb #decc53bd
@@ -352,7 +389,10 @@ def tower(self:CLIP):
     "What computes features: the image tower folded, or as it is while it is being trained."
     visual = self.model.visual; state = sum(t._version for t in (*visual.parameters(), *visual.buffers()) if not t.is_inference())   # those cannot tell
     if visual.conv1.weight.requires_grad: return visual
-    if self._folded[:1] != (state,): self._folded = (state, fold_projections(fold_batchnorm(visual)))   # at first, and when changed in place
+    state = state, can_fuse(visual, self.compute)
+    if self._folded[:1] != (state,):   # at first, and when changed in place
+        folded = fold_projections(fold_batchnorm(visual))
+        self._folded = (state, fuse_activations(folded) if state[1] else folded)
     return self._folded[1]
 
 # %% ../nbs/03_clip.ipynb #cd1ffcdf
