@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRINTED', 'VANILLA', 'SETUPS', 'MARK', 'PICTURES', 'DENSE', 'printed', 'gather', 'means', 'by_setup',
-           'printed_setups', 'unsure', 'number', 'beside', 'order_pairs', 'order_said', 'file_name', 'latex', 'write',
-           'measured_costs', 'write_costs', 'size', 'estimate', 'in_words', 'command', 'to_fill', 'need']
+           'printed_setups', 'unsure', 'number', 'printed_row', 'beside', 'order_pairs', 'order_said',
+           'below_zero_shot', 'file_name', 'in_latex', 'latex', 'caption', 'write', 'measured_costs', 'write_costs',
+           'size', 'estimate', 'in_words', 'command', 'to_fill', 'need']
 
 # %% ../nbs/13c_paper.ipynb #7842b95b
 import hashlib
@@ -20,7 +21,7 @@ from . import runs
 from .companion import project_root
 from .data import ALIASES
 from .method import Method
-from .methods import TITLES, find
+from .methods import METHODS, TITLES, find
 
 # %% ../nbs/13c_paper.ipynb #0b03ee1d
 PRINTED = {'dualcoop': 'DualCoOp', 'dualcoop-tai': 'DualCoOp (reproduced)', 'taidpt+dualcoop': 'TaI-DPT+DualCoOp', 'scpnet': 'SCPNet',
@@ -104,9 +105,20 @@ def unsure(
     pairs = {m: runs.paired(df, own, m, level) for m in df.method.unique() if m != own}
     return {m for m, d in pairs.items() if not (d['low'] > 0 or d['high'] < 0)}
 
-# %% ../nbs/13c_paper.ipynb #d38e5345
+# %% ../nbs/13c_paper.ipynb #32a90bb1
 def number(x): return '' if pd.isna(x) else f'{x:.1f}'
 
+def printed_row(
+    p:pd.Series,   # a printed row
+    columns:list,  # of the table: ratios in percent or names, perhaps 'avg'
+)->list:           # of float, nan where nothing is printed
+    "Printed numbers for the columns shown; the average is over these."
+    name = lambda c: c if isinstance(c, str) else f'{c:g}'
+    shown, there = [name(c) for c in columns if c != 'avg'], [k for k in p.index if k != 'avg' and pd.notna(p[k])]
+    own = p.get('avg', math.nan) if set(there) <= set(shown) and pd.notna(p.get('avg', math.nan)) else p.reindex(shown).astype(float).mean(skipna=False)
+    return [own if c == 'avg' else p.get(name(c), math.nan) for c in columns]
+
+# %% ../nbs/13c_paper.ipynb #d38e5345
 def beside(
     t:pd.DataFrame,            # as from `means`
     paper:pd.DataFrame=None,   # as from `printed`, with the columns of `t`, as text
@@ -116,8 +128,7 @@ def beside(
 )->pd.DataFrame:               # text; index method, source
     "Printed and measured rows of a table."
     columns, rows = list(dict.fromkeys(t.columns.get_level_values(0))), {}
-    name = lambda c: c if isinstance(c, str) else f'{c:g}'
-    old = lambda p: [number(p.get(name(c), math.nan)) for c in columns]
+    old = lambda p: [number(x) for x in printed_row(p, columns)]
     known = {} if paper is None else {k: p for k, p in paper.iterrows()}
     for p in [p for p in known if p not in {names.get(m, m) for m in t.index}]: rows[p, source] = old(known[p])
     for m in t.index:
@@ -158,6 +169,18 @@ def order_said(
     title = lambda m: TITLES.get(m, m)
     return '\n'.join([head, *(f'{title(p.a)} is below {title(p.b)} by {-p.measured:.1f} ({-p.high:.1f} to {-p.low:.1f}), printed above it by {p.printed:.1f}' for p in other.itertuples())])
 
+# %% ../nbs/13c_paper.ipynb #04650524
+def below_zero_shot(
+    df:pd.DataFrame,          # as for `means`
+    floor='zeroshot-dense',   # what needs no training
+)->str:                       # one sentence; empty if `floor` was not run
+    "Which trained methods stay below zero-shot CLIP, on average."
+    mean = df.groupby('method', sort=False).mAP.mean()
+    if floor not in mean: return ''
+    low = [m for m in mean.index[mean < mean[floor]] if m in METHODS and find(m)[0].trainable]
+    names = ', '.join(f'{TITLES.get(m, m)} {mean[m]:.1f}' for m in low)
+    return f'Below {TITLES[floor]} ({mean[floor]:.1f}), which is not trained: {names or "none"}.' + (' A gap to these says nothing about the published methods.' if low else '')
+
 # %% ../nbs/13c_paper.ipynb #27eb1197
 def file_name(
     base:str,     # such as 'table1-doodles'
@@ -169,16 +192,30 @@ def file_name(
     text = '-'.join([base, *said])
     return text if len(text) <= 80 else f'{text[:60]}-{hashlib.sha1(text.encode()).hexdigest()[:8]}'
 
+# %% ../nbs/13c_paper.ipynb #9232b180
+def in_latex(text):
+    "Text with what LaTeX reads otherwise written its way."
+    return text.replace(' %', r' \%').replace('±', r'$\pm$').replace(MARK, r'$^\circ$')
+
 def latex(shown:pd.DataFrame)->str: # as from `beside`
     "The table for a paper (booktabs)."
     flat = shown.reset_index().astype(str)
     text = flat.to_latex(index=False, column_format='ll' + 'r'*shown.shape[1], escape=True)
     return text.replace('±', r'$\pm$').replace(MARK, r'$^\circ$')
 
-def write(shown, t, path):
-    "All files of a table; returns how its numbers compare with those found there."
-    said = runs.write_table(shown, t, path)
-    runs.write_whole(f'{path}.tex', latex(shown))
+def caption(
+    t:pd.DataFrame,   # as from `means`
+    own:str,          # the label that others are compared with
+)->str:
+    "What the numbers of a table are, in two sentences."
+    n = int(t.xs('seeds', axis=1, level=1).max().max())
+    return (f"mAP in percent, mean ± standard deviation over {n} seeds. {MARK} The average is not distinguishable from that of "
+            f"{TITLES.get(own, own)} (95 % interval of the paired difference over seeds).")
+
+def write(shown, t, path, note=''):
+    "All files of a table, with a note below it; returns how its numbers compare with those found there."
+    said = runs.write_table(shown, t, path, note)
+    runs.write_whole(f'{path}.tex', latex(shown) + (f'\\par{{\\footnotesize {in_latex(note)}}}\n' if note else ''))
     return said
 
 # %% ../nbs/13c_paper.ipynb #2202be24

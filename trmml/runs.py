@@ -448,11 +448,12 @@ def write_table(
     shown:pd.DataFrame,   # as from `for_people`: goes to path.md
     numbers:pd.DataFrame, # as from `summary`: goes to path.csv
     path,                 # without suffix
+    note='',              # below the table for people
 )->str:                   # how these numbers compare with those that lay there
     "Write a table for people and for programs; what lay there before is the number to expect."
     flat = numbers.copy(); flat.columns = [f'{k}_{v}' if isinstance(k, str) else f'{k:g}_{v}' for k, v in flat.columns]
     path = Path(path); before = pd.read_csv(f'{path}.csv', index_col=0) if Path(f'{path}.csv').exists() else None
-    write_whole(f'{path}.csv', flat.round(4).to_csv()); write_whole(f'{path}.md', shown.reset_index().to_markdown(index=False) + '\n')
+    write_whole(f'{path}.csv', flat.round(4).to_csv()); write_whole(f'{path}.md', shown.reset_index().to_markdown(index=False) + '\n' + (f'\n{note}\n' if note else ''))
     comparable = before is not None and 'avg_mean' in before and 'avg_mean' in flat
     both = [m for m in flat.index if m in before.index and pd.notna([flat.avg_mean[m], before.avg_mean[m]]).all()] if comparable else []   # run then and now
     if not both: return 'No earlier numbers to compare with.'
