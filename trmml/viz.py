@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BOX_STYLES', 'STYLE', 'PEERS', 'SPARE', 'FLAT', 'MOST', 'LOSSES', 'SHARES', 'LINES', 'save', 'to_palette',
-           'thumbnail', 'show_image', 'overlay', 'draw_box', 'draw_boxes', 'guess_title', 'region_panel',
-           'region_block', 'region_figure', 'map_grid', 'style', 'flat_line', 'paper_line', 'curves', 'curve_figure',
-           'log_lines', 'training_curve', 'bars']
+           'thumbnail', 'show_image', 'overlay', 'draw_box', 'draw_boxes', 'guess_title', 'mark_peak', 'in_lines',
+           'region_panel', 'region_block', 'region_figure', 'map_grid', 'style', 'paper_line', 'curves', 'crowd',
+           'curve_figure', 'log_lines', 'training_curve', 'bars']
 
 # %% ../nbs/14_viz.ipynb #0fd22eca
 import io
@@ -93,7 +93,7 @@ def overlay(
     return ax
 
 # %% ../nbs/14_viz.ipynb #75e73168
-BOX_STYLES = [(c, s) for s in ('-', '--', ':') for c in ('#D55E00', '#0072B2', '#CC79A7', '#009E73', '#E69F00', '#000000')]
+BOX_STYLES = [(c, ('-', '--', ':')[(i + j) % 3]) for j in range(3) for i, c in enumerate(('#D55E00', '#0072B2', '#CC79A7', '#009E73', '#E69F00', '#000000'))]
 
 def draw_box(
     ax, box,      # axes as from `show_image`; x, y, w, h in 0..1
@@ -106,14 +106,14 @@ def draw_box(
 
 def draw_boxes(
     ax, boxes,    # axes as from `show_image`; class name -> (m, 4) x, y, w, h in 0..1
-    fontsize=7,
+    fontsize=9,
 ):                # axes
-    "Boxes of all classes of a picture, each named once."
-    for (name, group), (color, ls) in zip(boxes.items(), BOX_STYLES*len(boxes)):
-        for box in group: draw_box(ax, box, color, ls)
-        x, y = np.clip(group[0][:2], 0, .97)
-        ax.text(x, y, name, fontsize=fontsize, color=color, va='bottom' if y > .1 else 'top',
-                ha='left' if x < .6 else 'center', bbox=dict(facecolor='w', alpha=.85, lw=0, pad=.8))
+    "Boxes of all classes of a picture, each named once below it."
+    looks = dict(zip(boxes, BOX_STYLES*len(boxes)))
+    for name, (color, ls) in looks.items():
+        for box in boxes[name]: draw_box(ax, box, color, ls)
+    lines = [plt.Line2D([], [], color=c, ls=s, lw=2, label=name) for name, (c, s) in looks.items()]
+    if lines: ax.legend(handles=lines, loc='upper center', bbox_to_anchor=(.5, 0), fontsize=fontsize, frameon=False, labelspacing=.2, borderpad=.2, ncols=1 + (len(lines) > 8))
     return ax
 
 # %% ../nbs/14_viz.ipynb #b8a8679a
@@ -125,15 +125,31 @@ def guess_title(
     text = f'{name} {score:.2f}'.replace(' 0.', ' .')
     return {1: (f'✓ {text}', dict(weight='bold')), -1: (text, dict(style='italic')), 0: (f'? {text}', {})}[int(label)]
 
+def mark_peak(
+    ax, R,   # axes as from `show_image`; (h, w) map
+):           # the cross
+    "A cross on the highest cell of a map."
+    y, x = np.unravel_index(np.argmax(R), np.shape(R))
+    at = (x + .5)/np.shape(R)[1], (y + .5)/np.shape(R)[0]
+    for color, width in ('k', 3.5), ('w', 1.7): cross, = ax.plot(*at, 'x', color=color, ms=7, mew=width, scalex=False, scaley=False)
+    return cross
+
+# %% ../nbs/14_viz.ipynb #4b386937
+def in_lines(title, line=13): return textwrap.fill(title, line, break_long_words=False)
+
 def region_panel(
     ax, img, guess,   # axes; (H, W, 3) in 0..1; name, score, map, label
     boxes=(),         # of the class: x, y, w, h in 0..1
-    fontsize=10,      # less for long names
+    fontsize=10,      # less for long words
+    peak=False,       # a cross on the highest cell
+    line=13,          # letters in a line of the title
 ):                    # axes
     "The region map of one guess under its title."
     title, style = guess_title(guess)
-    overlay(ax, img, guess[2], title=title, fontsize=min(fontsize, fontsize*14/len(title)), **style)
+    title = in_lines(title, line); longest = max(map(len, title.split('\n')))
+    overlay(ax, img, guess[2], title=title, fontsize=fontsize*min(1, line/longest), **style)
     for b in boxes: draw_box(ax, b, halo='k', lw=1)
+    if peak: mark_peak(ax, guess[2])
     return ax
 
 # %% ../nbs/14_viz.ipynb #589d7350
@@ -142,12 +158,12 @@ def region_block(
     rows,         # name of a method -> guesses on this picture
     boxes=None,   # class name -> (m, 4) boxes of this picture
     large=1.5,    # side of the picture in panels
-    fontsize=10,
+    fontsize=9,
 ):                # (1 + rows*k) axes: the picture, then the maps row by row
     "One picture of Figure 4: the picture with its boxes, and a row of maps for each method."
     boxes, k = boxes or {}, max(map(len, rows.values()))
     grid = fig.add_gridspec(len(rows), 1 + k, width_ratios=(large, *[1]*k))
-    axs = [draw_boxes(show_image(fig.add_subplot(grid[:, 0]), img), boxes, fontsize - 3)]
+    axs = [draw_boxes(show_image(fig.add_subplot(grid[:, 0], anchor='N'), img), boxes, fontsize)]   # room for names below
     for j, (name, guesses) in enumerate(rows.items()):
         axs += [region_panel(fig.add_subplot(grid[j, 1 + c]), img, g, boxes.get(g[0], ()) if g[3] == 1 else (),
                              fontsize) for c, g in enumerate(guesses)]
@@ -159,9 +175,9 @@ def region_figure(
     images,       # n pictures (H, W, 3) in 0..1
     rows,         # name of a method -> n lists of guesses (name, score, map, label); drawn in this order
     boxes=None,   # n times class name -> (m, 4) x, y, w, h in 0..1; None: not known
-    width=6.,     # inches
+    width=5.,     # inches
     large=1.5,    # side of a picture in panels
-    fontsize=10,
+    fontsize=9,
 ):                # figure
     "The layout of Figure 4: a block for each picture, a row of maps in it for each method."
     n = len(images)
@@ -169,8 +185,8 @@ def region_figure(
     bad = [f'{m} has guesses for {len(g)}' for m, g in rows.items() if len(g) != n]
     if bad: raise ValueError(f'{bad[0]} pictures of {n}: give one list a picture')
     k = max(len(g) for guesses in rows.values() for g in guesses)
-    panel = (width - .4)/(large + k)
-    fig = plt.figure(figsize=(width, n*(len(rows)*(panel + .25) + .12)), layout='constrained')
+    panel, lines = (width - .4)/(large + k), 1 + max('\n' in in_lines(guess_title(x)[0]) for g in rows.values() for per in g for x in per)
+    fig = plt.figure(figsize=(width, n*(max(len(rows)*(panel + .15 + .15*lines), large*panel + .7) + .12)), layout='constrained')
     fig.get_layout_engine().set(h_pad=.06, w_pad=.02, hspace=.01, wspace=.01)
     for i, part in enumerate(np.ravel(fig.subfigures(n, 1, hspace=.03))):
         region_block(part, images[i], {m: g[i] for m, g in rows.items()}, boxes and boxes[i], large, fontsize)
@@ -181,12 +197,13 @@ def map_grid(
     images,       # n pictures (H, W, 3) in 0..1
     rows,         # name of a method -> n guesses (name, score, map, label), one a picture
     boxes,        # n times class name -> (m, 4) x, y, w, h in 0..1
-    width=6., fontsize=9,
+    width=5., fontsize=9,
+    peak=False,   # a cross on the highest cell
 ):                # figure
     "A column for each picture, a row for each method."
     fig, axs = plt.subplots(len(rows), len(images), figsize=(width, len(rows)*(width/len(images) + .2)), layout='constrained', squeeze=False)
     for j, (name, guesses) in enumerate(rows.items()):
-        for i, (img, g) in enumerate(zip(images, guesses)): region_panel(axs[j, i], img, g, boxes[i].get(g[0], ()), fontsize)
+        for i, (img, g) in enumerate(zip(images, guesses)): region_panel(axs[j, i], img, g, boxes[i].get(g[0], ()), fontsize, peak)
         axs[j, 0].text(-.05, .5, name, transform=axs[j, 0].transAxes, rotation=90, ha='right', va='center', fontsize=fontsize)
     return fig
 
@@ -199,32 +216,25 @@ STYLE = {
     'zeroshot': dict(color='#000000', marker='', ls=(0, (6, 3))),
     'zeroshot-dense': dict(color='#777777', marker='', ls=(0, (3, 2))),
 }
-PEERS = {name: dict(color=c, marker=m, ls=s) for name, c, m, s in (   # an ensemble has its text model's colour and its image model's marker
-    ('taidpt', '#CC79A7', 'v', ':'), ('taidpt+dualcoop', '#CC79A7', 's', '--'), ('taidpt+trmml', '#CC79A7', 'o', '-'),
-    ('taiadapter', '#E69F00', '<', ':'), ('taiadapter+dualcoop', '#E69F00', 's', '--'), ('coop', '#8C6D1F', 'X', '-.'),
-    ('scpnet-frozen', '#009E73', 'D', ':'), ('hspnet-frozen', '#332288', 'P', '-.'), ('dualcoop-baseline', '#56B4E9', 'x', ':'))}
-SPARE = [dict(color=c, marker=m, ls=s) for c, m, s in (('#CC79A7', 'v', '-'), ('#E69F00', 'P', '--'), ('#8C6D1F', 'X', '-.'))]
+PEERS = {name: dict(color=c, marker=m, ls=s) for name, c, m, s in (
+    ('taidpt', '#CC79A7', 'v', '--'), ('taidpt+dualcoop', '#882255', 's', '-.'), ('taidpt+trmml', '#332288', 'o', '--'),
+    ('taiadapter', '#E69F00', '<', '-.'), ('taiadapter+dualcoop', '#999933', 's', (0, (5, 1, 1, 1))), ('coop', '#8C6D1F', 'X', '-.'),
+    ('hspnet', '#117733', 'P', '-.'), ('dualcoop-baseline', '#88CCEE', 'x', '-.'), ('trmml-moved', '#661100', 'p', '-'),
+    ('curriculum', '#44AA99', '>', '--'), ('partial-bce', '#DDCC77', 'h', '-.'), ('ssgrl', '#CC6677', '*', '--'), ('mlgcn', '#AA4499', 'd', '-.'),
+    ('sst', '#6699CC', '8', '--'), ('sarb', '#994455', 'H', '-.'), ('lsan', '#AAAA00', '1', '--'), ('role', '#4477AA', '2', '-.'),
+    ('largeloss', '#228833', '3', '--'), ('hill', '#EE6677', '4', '-.'), ('splc', '#004488', '+', '--'))}
+SPARE = [dict(color=c, marker=m, ls=s) for c, m, s in (('#CC79A7', 'v', '-'), ('#E69F00', 'P', '--'), ('#8C6D1F', 'X', '-'))]
 FLAT = ('zeroshot', 'zeroshot-dense')   # no training, hence no known-label ratio
-MOST = 6                                # lines that leave room for their legend inside
+MOST = 6                                # lines that can be told apart without a second panel
 
 def style(
     method,   # name of a method
 )->dict:      # color, marker, ls
     "The look of a method."
-    return dict(STYLE.get(method) or PEERS.get(method) or SPARE[zlib.crc32(method.encode()) % len(SPARE)])
+    own = method.removesuffix('-frozen'); look = STYLE.get(own) or PEERS.get(own) or SPARE[zlib.crc32(own.encode()) % len(SPARE)]
+    return look | (dict(ls=':') if own != method else {})
 
 # %% ../nbs/14_viz.ipynb #07da51fd
-def flat_line(
-    ax, value,    # axes; height
-    method,       # its name
-    above=True,   # the name above or below the line
-):                # the line
-    "A method without training as a horizontal line, with its name on it."
-    look = style(method) | dict(marker='', lw=1.2)
-    ax.annotate(TITLES.get(method, method), (.99, value), xycoords=('axes fraction', 'data'), textcoords='offset points',
-                xytext=(0, 2 if above else -2), ha='right', va='bottom' if above else 'top', fontsize=8, color=look['color'])
-    return ax.axhline(value, **look)
-
 def paper_line(
     ax, row,   # axes; one printed row: 'method' and percentages in columns '10' to '90'
     color,
@@ -240,35 +250,57 @@ def curves(
     ax=None,                 # None: new ones
     paper:pd.DataFrame=None, # printed rows: method and percentages in columns '10' to '90'
     flat=FLAT,               # methods drawn as a horizontal line
+    order=None,              # methods in the order of the legend; None: as they come
+    band=True, legend=True,  # spread over seeds; names
+    **line,                  # lw, ms
 ):                           # axes
     "mAP over known-label ratio, mean and spread over seeds."
     ax = plt.subplots(figsize=(5, 3.2), layout='constrained')[1] if ax is None else ax
-    for m, own in df[~df.method.isin(flat)].groupby('method', sort=False):
-        t, look = own.groupby('known').mAP.agg(['mean', 'std']), style(m)
-        ax.plot(t.index, t['mean'], label=TITLES.get(m, m), lw=1.6, ms=5, **look)
-        ax.fill_between(t.index, t['mean'] - t['std'], t['mean'] + t['std'], color=look['color'], alpha=.2, lw=0)
-    level = df[df.method.isin(flat)].groupby('method').mAP.mean().sort_values()
-    for i, (m, v) in enumerate(level.items()): flat_line(ax, v, m, above=i == len(level) - 1)
+    for m in [m for m in (df.method.unique() if order is None else order) if m in set(df.method)]:
+        own, look = df[df.method == m], style(m) | dict(label=TITLES.get(m, m), lw=1.6, ms=5) | line
+        if m in flat: ax.axhline(own.mAP.mean(), **look | dict(marker='')); continue
+        t = own.groupby('known').mAP.agg(['mean', 'std']); ax.plot(t.index, t['mean'], **look)
+        if band: ax.fill_between(t.index, t['mean'] - t['std'], t['mean'] + t['std'], color=look['color'], alpha=.2, lw=0)
     by_title = {v: k for k, v in TITLES.items()}
     for _, row in (pd.DataFrame() if paper is None else paper).iterrows():
         paper_line(ax, row, style(by_title.get(row['method'], row['method']))['color'])
+    if 0 < len(known := df.known[~df.method.isin(flat)].unique()) < 10: ax.set_xticks(known, [f'{k:g}' for k in known])
     ax.margins(y=.09); ax.set_xlabel('known labels, %'); ax.set_ylabel('mAP, %'); ax.grid(alpha=.3)
-    n = len(ax.get_legend_handles_labels()[0])
-    if n: ax.legend(**(dict(fontsize=8, loc='best') if n <= MOST else dict(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))))
+    if legend and ax.get_legend_handles_labels()[0]: ax.legend(fontsize=9, handlelength=3)
     return ax
 
 # %% ../nbs/14_viz.ipynb #bdf3460c
+def crowd(
+    df:pd.DataFrame,  # as for `curves`
+):                    # lower and upper left and right: known, known, mAP, mAP; None where all can be told apart
+    "The range of the best methods above the lowest ratio."
+    t = df.pivot_table(index='method', columns='known', values='mAP')
+    if len(t) <= MOST or t.shape[1] < 3: return None
+    average = t.mean(axis=1); near = t[average >= average.max() - (average.max() - average.min())/5].iloc[:, 1:]
+    x, y, pad = near.columns, (near.min().min(), near.max().max()), .06*(near.max().max() - near.min().min())
+    return x[0] - .06*(x[-1] - x[0]), x[-1] + .06*(x[-1] - x[0]), y[0] - pad, y[1] + pad
+
+# %% ../nbs/14_viz.ipynb #9a5cc0ff
 def curve_figure(
     df:pd.DataFrame,         # as for `curves`
     title=None,
     paper:pd.DataFrame=None, # as for `curves`
-    size=(5, 3.2),           # inches
+    size=(5, 3.),            # inches, without the legend
+    order=None,              # as for `curves`
 ):                           # figure
-    "`curves` on a figure of their own."
-    wide = 2.3*(df.method.nunique() > MOST)   # a legend beside the axes
-    fig, ax = plt.subplots(figsize=(size[0] + wide, size[1]), layout='constrained')
-    curves(df, ax, paper)
-    if title is not None: ax.set_title(title, fontsize=9)
+    "`curves` on a figure of their own, the crowded range enlarged."
+    near = crowd(df); line = {} if near is None else dict(lw=1.2, ms=3.5)
+    probe = curves(df, paper=paper, order=order, legend=False); handles, names = probe.get_legend_handles_labels(); plt.close(probe.figure)
+    names = [textwrap.fill(n, 27, break_on_hyphens=False) for n in names]
+    fig, axs = plt.subplots(1, 1 if near is None else 2, figsize=(size[0], size[1] + .085*sum(2 + n.count('\n') for n in names)), layout='constrained', squeeze=False)
+    curves(df, axs[0, 0], paper, order=order, legend=False, **line)
+    if near is not None:
+        left, right, low, high = near
+        axs[0, 0].add_patch(plt.Rectangle((left, low), right - left, high - low, fill=False, ec='k', lw=.8, zorder=5))
+        curves(df, axs[0, 1], paper, order=order, legend=False, band=False, lw=1.2, ms=5).set(xlim=(left, right), ylim=(low, high), ylabel='')
+        axs[0, 1].set_title('the frame, enlarged', fontsize=9)
+    fig.legend(handles, names, loc='outside lower center', ncols=2, fontsize=9, handlelength=3.5, handletextpad=.5, frameon=False, columnspacing=.8, labelspacing=.3)
+    if title is not None: (axs[0, 0].set_title if near is None else fig.suptitle)(title, fontsize=10)
     return fig
 
 # %% ../nbs/14_viz.ipynb #a51385f8
