@@ -283,11 +283,12 @@ def training_seconds(
     "Time of one run on features that are there."
     cls, settings = find(run.method); train, _, classes = size(run.dataset, counts)
     if not cls.trainable or runs.members(run): return 0.
-    if run.method not in costs or math.isnan(train): return math.nan
+    name = run.method if run.method in costs else getattr(runs.origin(run), 'method', run.method)   # what starts from a method costs what that does
+    if name not in costs or math.isnan(train): return math.nan
     recipe = {**getattr(cls, 'recipe', Method.recipe), **{k: v for k, v in settings.items() if k in ('epochs', 'batch')}, **dict(run.settings)}
     rows = train*(1 - run.held_out)*(.8 if run.protocol == 'largeloss' else 1)
     steps = recipe['epochs']*math.ceil(rows/recipe['batch'])
-    return steps*step_seconds(costs, run.backbone, classes, recipe['batch'])*costs[run.method]/costs.get('trmml', math.nan)
+    return steps*step_seconds(costs, run.backbone, classes, recipe['batch'])*costs[name]/costs.get('trmml', math.nan)
 
 # %% ../nbs/13c_paper.ipynb #b3707d2c
 def estimate(
