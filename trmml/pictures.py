@@ -91,13 +91,14 @@ def gain_curve(
     return fig
 
 # %% ../nbs/13d_pictures.ipynb #9c21785d
-def gains(df, base, stated):
-    "Gains over a base as bars, the stated ones as diamonds."
-    es = {k: e for k in stated if (e := effect(df, k, base))}
-    fig, ax = plt.subplots(figsize=(5, 2.2), layout='constrained')
+def gains(df, base, stated, labels=None):
+    "Gains over a base as bars, of `labels` or of what is stated; the stated ones as diamonds."
+    es = {k: e for k in labels or stated if (e := effect(df, k, base))}
+    fig, ax = plt.subplots(figsize=(5, 1.1 + .36*len(es)), layout='constrained')
     if es: bars(es, ax)
-    for y, k in enumerate(es): ax.plot(stated[k], y - .38, 'D', color='#D55E00', ms=6, label='stated in the paper' if y == 0 else None)
-    if es: ax.legend(fontsize=9)
+    marks = [(y, stated[k]) for y, k in enumerate(es) if k in stated]
+    if marks: ax.plot([x for _, x in marks], [y - .38 for y, _ in marks], 'D', color='#D55E00', ms=6, label='stated in the paper')
+    if marks: ax.legend(fontsize=9)
     return fig
 
 # %% ../nbs/13d_pictures.ipynb #59b4f251
