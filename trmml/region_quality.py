@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'MEASURES', 'FINE', 'THRESHOLDS', 'judge_maps', 'to_power', 'best_threshold', 'equal_spread', 'pairs_of',
-           'measure', 'region_frame', 'chance', 'misses']
+           'measure', 'region_frame', 'chance', 'ap_by_size', 'misses']
 
 # %% ../nbs/13f_region_quality.ipynb #0b72f964
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from . import runs
 from .companion import class_maps
-from .metrics import box_masks, energy_in_box, map_iou, pointing_game
+from .metrics import average_precision, box_masks, energy_in_box, map_iou, pointing_game
 from .regions import entropy
 
 # %% ../nbs/13f_region_quality.ipynb #72eeaff8
@@ -104,6 +104,18 @@ def chance(measured:dict)->dict: # column -> percent
     "What a random map would have, for the pointing game and the energy: the mean share of boxes, in all and by size."
     p = next(iter(measured.values())); inside = {n: p.share[(p.share >= low) & (p.share < high)] for n, (low, high) in SIZES.items()}
     return {n: 100*v.mean() for n, v in {'all': p.share, **inside}.items() if len(v)}
+
+# %% ../nbs/13f_region_quality.ipynb #8aa097f6
+def ap_by_size(
+    pairs:pd.DataFrame, # as from `measure`
+    scores,             # (N, C) of the split
+    labels,             # (N, C) in {1, 0, -1}
+)->dict:                # size -> mean over classes of the average precision, percent
+    "Average precision with positives of one size only."
+    labels, share = np.asarray(labels), np.full(np.shape(labels), np.nan)
+    share[pairs.image, pairs.label] = pairs.share
+    of = lambda low, high: np.where((labels != 1) | ((share >= low) & (share < high)), labels, 0)
+    return {name: 100*float(average_precision(scores, of(*bounds)).nanmean()) for name, bounds in SIZES.items()}
 
 # %% ../nbs/13f_region_quality.ipynb #ffb53520
 def misses(
