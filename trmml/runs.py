@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'NUMBERS', 'TOWER', 'SAME', 'CHOSEN', 'BEST', 'check_run', 'Run', 'stands_for', 'members', 'load_clip',
            'load_split', 'compute', 'load_features', 'Rows', 'hold_out', 'observed', 'training_rows', 'parts',
-           'identity', 'facts', 'plain', 'score_all', 'write', 'perform', 'stored', 'trained', 'take_over', 'origin',
-           'begin', 'worker', 'engine', 'perform_all', 'standing', 'grid', 'chosen', 'frame', 'moves', 'spread',
-           'summary', 'labelled', 'paired', 'cell', 'for_people', 'paper_rows', 'write_whole', 'write_table', 'claim',
-           'reading', 'pace', 'closer_look']
+           'identity', 'processor', 'facts', 'plain', 'score_all', 'write', 'perform', 'stored', 'trained', 'take_over',
+           'origin', 'begin', 'worker', 'engine', 'perform_all', 'standing', 'grid', 'chosen', 'frame', 'moves',
+           'spread', 'summary', 'labelled', 'paired', 'cell', 'for_people', 'paper_rows', 'write_whole', 'write_table',
+           'claim', 'reading', 'pace', 'closer_look']
 
 # %% ../nbs/13_runs.ipynb #b641e0e2
 import hashlib
@@ -186,9 +186,17 @@ def identity(run:Run, root=None, device='cpu'):
     return dict(weights_hash=load_clip(run.backbone, run.weights, run.image_size, device).weights_hash,
                 variants={s: load_split(run.dataset, s, root, run.difficult, run.data).variant for s in splits})
 
-def facts(train, test_rows):
-    "What a result file says besides numbers and what was read: enough to repeat it."
-    return dict(train_images=len(train), test_images=test_rows,
+def processor()->str:
+    "Name of the processor and what of its instructions PyTorch uses."
+    name = platform.processor() or platform.machine()
+    if os.path.exists('/proc/cpuinfo'):
+        with open('/proc/cpuinfo') as f: name = next((l.split(':')[1].strip() for l in f if l.startswith('model name')), name)
+    return f'{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}'
+
+def facts(train, test_rows, device='cpu'):
+    "What a result file says besides numbers and what was read: enough to repeat it, and on what its time was taken."
+    gpu, threads = torch.device(device).type == 'cuda', torch.get_num_threads()
+    return dict(train_images=len(train), test_images=test_rows, machine=torch.cuda.get_device_name(device) if gpu else f'{processor()}, {threads} thread{"s"*(threads > 1)} a run',
                 versions=dict(trmml=trmml.__version__, torch=torch.__version__, python=platform.python_version()))
 
 def plain(x):
@@ -230,7 +238,7 @@ def perform(
     if members(run): log = take_over(run, method, root, out, device)
     else: log = fit(method, store, known, run.seed, (test, test_labels) if run.held_out else None, truth, ckpt, progress=progress)
     metrics, others = score_all(method, test, test_labels, train.classes)
-    result = plain(dict(run=asdict(run), key=run.key, **read, **facts(train, len(test_labels)), metrics=metrics, mAP=metrics['mAP'],
+    result = plain(dict(run=asdict(run), key=run.key, **read, **facts(train, len(test_labels), device), metrics=metrics, mAP=metrics['mAP'],
                         best=max((l['valid_map'] for l in log), default=None) if run.held_out else None, scores=others, log=log, seconds=time.time() - start, device=str(device)))
     write(result, method, folder)
     for path in (*folder.glob(f'{run.key}.*.ckpt'), *folder.glob(f'{run.key}.*.tmp')): path.unlink(missing_ok=True)
@@ -357,7 +365,7 @@ def frame(
     results:list, # of dict, as stored
 )->pd.DataFrame:  # method, known (percent), seed, mAP (percent), seconds
     "One row a run."
-    rows = [dict(method=r['run']['method'], known=round(100*r['run']['known'], 4), seed=r['run']['seed'], mAP=100*r['mAP'], protocol=r['run'].get('protocol', 'partial'),
+    rows = [dict(method=r['run']['method'], known=round(100*r['run']['known'], 4), seed=r['run']['seed'], mAP=100*r['mAP'], protocol=r['run'].get('protocol', 'partial'), machine=r.get('machine', ''),
                  seconds=r['seconds'], **{f'mAP_{k}': 100*v for k, v in r.get('scores', {}).items()}) for r in results if r is not None]
     return pd.DataFrame(rows)
 
@@ -485,7 +493,8 @@ def reading(
 def pace(df):
     "One sentence on how long runs took."
     times = df[df.method.map(lambda m: m not in METHODS or find(m)[0].trainable)].groupby('method', sort=False).seconds.mean()
-    return 'Seconds of a run, on average: ' + ', '.join(f'{TITLES.get(m, m)} {s:.0f}' for m, s in times.items()) + '.'
+    where = ' and '.join(sorted({m for m in df.get('machine', ()) if m}))
+    return f'Seconds of a run, on average{where and f" ({where})"}: ' + ', '.join(f'{TITLES.get(m, m)} {s:.0f}' for m, s in times.items()) + '.'
 
 # %% ../nbs/13_runs.ipynb #0656362f
 def closer_look(
