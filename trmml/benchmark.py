@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'PARTS', 'clock', 'alternate', 'machine', 'plain_tower', 'plain_positions', 'Peers', 'random_store',
-           'backward', 'epoch_work', 'step_work', 'step_parts', 'names_of', 'measure', 'per_image', 'factors',
-           'mapped_store', 'step_choices', 'autocast_for', 'choices_in_words', 'in_words', 'slope', 'grow', 'pictures',
-           'extraction_work', 'slopes', 'together', 'check_sizes', 'in_ms', 'growth_figure', 'where_time_goes']
+           'backward', 'epoch_work', 'step_work', 'autocast_for', 'step_parts', 'names_of', 'measure', 'per_image',
+           'factors', 'mapped_store', 'step_choices', 'choices_in_words', 'encoder_rates', 'whole_row', 'row_in_words',
+           'in_words', 'slope', 'grow', 'pictures', 'extraction_work', 'slopes', 'together', 'check_sizes', 'in_ms',
+           'growth_figure', 'where_time_goes']
 
 # %% ../nbs/15_benchmark.ipynb #62204a5f
 import copy
@@ -22,12 +23,14 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import trmml
-from .clip import PromptLearner, feature_map, position_embedding
+from .clip import CLIP, PromptLearner, feature_map, position_embedding
 from .doodles import compose, draw
 from .features import FeatureStore, layout
-from .learner import TensorStore, optimizer, train_epoch
+from .labels import partial
+from .learner import TensorStore, fit, optimizer, train_epoch
 from .losses import asymmetric_loss
 from .methods import create
 from .methods.dualcoop import dual_pixel_logits
@@ -159,12 +162,19 @@ def step_work(
     "An epoch of a single batch."
     return lambda names: epoch_work(clip, names, batch, seed, **settings)(batch)
 
+# %% ../nbs/15_benchmark.ipynb #05b02a4f
+def autocast_for(device, precision):
+    "Callable that does a work under autocast."
+    def run(work):
+        with torch.autocast(torch.device(device).type, getattr(torch, precision)): work()
+    return run
+
 # %% ../nbs/15_benchmark.ipynb #ac4b1e89
 def step_parts(
     clip, names,   # a CLIP; prompt-ready class names
     batch:int=128, # images of a step
     images:int=8,  # images that the encoders are timed on
-    seed:int=0,
+    seed:int=0, coarse=None, # an arithmetic to time our side in as well, such as 'bfloat16'
 )->dict:           # (side, part) -> work
     "The parts of a training step, the peers' way and ours."
     peers, method, g = Peers(clip, names), create('trmml', clip, names), torch.Generator().manual_seed(seed)
@@ -173,13 +183,17 @@ def step_parts(
     f, G = random_store(batch, clip).batch(torch.arange(batch), clip.device), peers.encode_text().detach().requires_grad_()
     u = rearrange(f.dense, 'b d h w -> b (h w) d'); u = torch.cat([u.mean(1, keepdim=True), u], 1)
     method.begin_epoch(1, 1); given = copy.copy(method); given.encode_text = lambda: G   # the same, with text features given
-    return {('peers', 'images'): lambda: plain_positions(peers.visual, x),
-            ('ours', 'images'): torch.no_grad()(lambda: clip.features(x)),
-            ('peers', 'text'): backward(peers.encode_text, [peers]),
-            ('ours', 'text'): backward(method.encode_text, [method]),
-            ('peers', 'head'): backward(lambda: peers.head(u, G, labels), [peers]),
-            ('ours', 'head'): backward(lambda: given.loss(f, labels)['total'], [given]),
-            ('ours', 'step'): step_work(clip, batch, seed)(names)}
+    def text(m): return backward(m.encode_text, [m])
+    def head(m): return backward(lambda: m.loss(f, labels)['total'], [m])
+    works = {('peers', 'images'): lambda: plain_positions(peers.visual, x), ('ours', 'images'): torch.no_grad()(lambda: clip.features(x)),
+             ('peers', 'text'): text(peers), ('ours', 'text'): text(method),
+             ('peers', 'head'): backward(lambda: peers.head(u, G, labels), [peers]), ('ours', 'head'): head(given),
+             ('ours', 'step'): step_work(clip, batch, seed)(names)}
+    if not coarse: return works
+    fast, less = CLIP(clip.model, clip.name, clip.source, clip.image_size, getattr(torch, coarse)), autocast_for(clip.device, coarse)
+    own = dict(images=torch.no_grad()(lambda: fast.features(x)), text=lambda: less(works['ours', 'text']), head=lambda: less(works['ours', 'head']),
+               step=step_work(clip, batch, seed, precision=coarse)(names))
+    return works | {(f'ours, {coarse}', k): w for k, w in own.items()}
 
 # %% ../nbs/15_benchmark.ipynb #c7681f5c
 NAMES = """
@@ -208,11 +222,12 @@ def measure(
     repeat=(3, 3),  # rounds for each number of classes
     warm:bool=True,
     image_rounds:int=None, # rounds for the encoders, which take turns between themselves; None: as many as the others
+    coarse=None,    # as for `step_parts`
 )->pd.DataFrame:    # classes, side, part, unit, median, low, high, rounds; seconds
     "Times of all parts for each number of classes."
     tables, order = [], ['classes', 'side', 'part', 'unit', 'median', 'low', 'high', 'rounds']
     for (n, some), rounds in zip(names.items(), repeat, strict=True):
-        works = step_parts(clip, some, batch, images)
+        works = step_parts(clip, some, batch, images, coarse=coarse)
         encoders, others = ({k: w for k, w in works.items() if (k[1] == 'images') is yes} for yes in (True, False))
         parts = [alternate(others, rounds, clip.device, warm)]
         if not tables: parts.insert(0, alternate(encoders, image_rounds or rounds, clip.device, warm))   # the same for any number of classes
@@ -241,14 +256,15 @@ def factors(
     n=5011, epochs=40,# of the training that is computed
 )->pd.DataFrame:      # index what; columns peers, ours (seconds), factor
     "How many times faster each part is, and a whole training."
-    m, w, rows = t.set_index(['classes', 'side', 'part'])['median'], per_image(t, batch), {}
-    first = t.classes.iloc[0]; encode = {s: m[first, s, 'images'] for s in ('peers', 'ours')}
-    rows['image encoder, one image'] = encode
-    for c in t.classes.unique():
-        rows[f'text pass, {c} classes'] = {s: m[c, s, 'text'] for s in encode}
-        rows[f'training step per image, {c} classes'] = w.total[c].to_dict()
-    steps = {s: n*epochs*w.total[first, s] for s in encode}
-    rows[f'{epochs} epochs of {n:,} images, {first} classes, computed'] = dict(peers=steps['peers'], ours=steps['ours'] + n*encode['ours'])
+    m, w, rows, first = t.set_index(['classes', 'side', 'part'])['median'], per_image(t, batch), {}, t.classes.iloc[0]
+    for own in t.side[t.side != 'peers'].unique():
+        sides, how = dict(peers='peers', ours=own), own.removeprefix('ours')   # '' or the coarser arithmetic
+        encode = {k: m[first, s, 'images'] for k, s in sides.items()}; rows[f'image encoder, one image{how}'] = encode
+        for c in t.classes.unique():
+            rows[f'text pass, {c} classes{how}'] = {k: m[c, s, 'text'] for k, s in sides.items()}
+            rows[f'training step per image, {c} classes{how}'] = {k: w.total[c, s] for k, s in sides.items()}
+        steps = {k: n*epochs*w.total[first, s] for k, s in sides.items()}
+        rows[f'{epochs} epochs of {n:,} images, {first} classes, computed{how}'] = dict(peers=steps['peers'], ours=steps['ours'] + n*encode['ours'])
     r = pd.DataFrame(rows).T[['peers', 'ours']]
     return r.assign(factor=r.peers/r.ours)
 
@@ -285,17 +301,44 @@ def step_choices(
     return t.assign(share=[m/t['median']['text pass' if 'text' in what else 'step'] for what, m in t['median'].items()])
 
 # %% ../nbs/15_benchmark.ipynb #3db0462a
-def autocast_for(device, precision):
-    "Callable that does a work under autocast."
-    def run(work):
-        with torch.autocast(torch.device(device).type, getattr(torch, precision)): work()
-    return run
-
 def choices_in_words(t, precision='bfloat16')->str:
     "What `step_choices` says, in a sentence."
     s = t.share
     return (f"Reading a batch from mapped files takes {100*s['read a batch']:.1f} % of a float32 step. Under {precision} autocast a step takes "
             f"{s[f'step, {precision}']:.2f} times what it takes in float32, a text pass {s[f'text pass, {precision}']:.2f} times.")
+
+# %% ../nbs/15_benchmark.ipynb #0365e90f
+def encoder_rates(
+    clip,          # a CLIP
+    images:int=64, # of a batch
+    precisions=('float32', 'bfloat16'), repeat:int=3, warm:bool=True, seed:int=0,
+)->pd.DataFrame:   # index precision; median, low, high (seconds a batch), rounds, images a second
+    "How many images a second become features, in several kinds of arithmetic."
+    x = torch.randn(images, 3, *[clip.image_size]*2, generator=torch.Generator().manual_seed(seed)).to(clip.device)
+    made = {p: CLIP(clip.model, clip.name, clip.source, clip.image_size, None if p == 'float32' else getattr(torch, p)) for p in precisions}
+    t = alternate({p: torch.no_grad()(lambda c=c: c.features(x)) for p, c in made.items()}, repeat, clip.device, warm)
+    return t.rename_axis('precision').assign(images_a_second=images/t['median'])
+
+# %% ../nbs/15_benchmark.ipynb #2418fbae
+def whole_row(
+    clip, names,   # a CLIP; prompt-ready class names
+    ratios,        # known-label ratios
+    n:int=5011,    # images; VOC 2007's
+    epochs:int=40, batch:int=128, seed:int=0, progress=False, **settings, # of TRM-ML
+)->pd.DataFrame:   # index known; steps, seconds, steps a second
+    "Train TRM-ML once for each ratio on cached features of random content."
+    store, truth, rows = random_store(n, clip, seed=seed), np.where(np.random.RandomState(seed).rand(n, len(names)) < .08, 1, -1), {}
+    for known in tqdm(ratios, desc='row', disable=not progress):
+        method = create('trmml', clip, names, epochs=epochs, batch=batch, seed=seed, **settings)
+        labels = partial(truth, known, seed)
+        rows[known] = dict(steps=epochs*-(-n//batch), seconds=clock(lambda: fit(method, store, labels, seed), clip.device))
+    t = pd.DataFrame(rows).T.rename_axis('known')
+    return t.assign(steps_a_second=t.steps/t.seconds).astype(dict(steps=int))
+
+def row_in_words(t, n:int=5011)->str:
+    "What `whole_row` says, in a sentence."
+    return (f'{len(t)} trainings of {int(t.steps.iloc[0]):,} steps each on {n:,} cached images took {t.seconds.sum()/60:.1f} minutes, '
+            f'{t.steps.sum()/t.seconds.sum():.0f} steps a second.')
 
 # %% ../nbs/15_benchmark.ipynb #7901daf6
 def in_words(

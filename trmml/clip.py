@@ -514,16 +514,41 @@ class PromptLearner(nn.Module):
         ctx = std*torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         self.ctx = nn.Parameter(ctx.to(self.prefix))
 
-    def embeddings(self):
+    def embeddings(self, ctx=None):
         "(P, C, L, width): start token, context, class name, end token; P = 2 if dual."
-        P, C = self.ctx.shape[0], len(self.prefix)
-        return torch.cat([self.prefix.expand(P, -1, -1, -1), self.ctx.expand(P, C, -1, -1), self.suffix.expand(P, -1, -1, -1)], 2)
+        ctx = self.ctx if ctx is None else ctx; P, C = len(ctx), len(self.prefix)
+        return torch.cat([self.prefix.expand(P, -1, -1, -1), ctx.expand(P, C, -1, -1), self.suffix.expand(P, -1, -1, -1)], 2)
 
 # %% ../nbs/03_clip.ipynb #2d8bf8ff
 @patch
+def encode(self:PromptLearner, model, ctx):
+    "(P, C, d) text features, not of unit length, float32, through open_clip's CLIP."
+    x, (P, own, n, _) = self.embeddings(ctx), ctx.shape
+    if own == 1: return torch.stack([encode_embeddings(model, p, self.ends, 1 + n) for p in x]).float()   # all share a context
+    G = encode_embeddings(model, rearrange(x, 'p c l w -> (p c) l w'), self.ends*P, 1)                    # the start token
+    return rearrange(G.float(), '(p c) d -> p c d', p=P)
+
+# %% ../nbs/03_clip.ipynb #e499646e
+PromptLearner.replays, PromptLearner._recorded = False, None
+@patch
+def __getstate__(self:PromptLearner): return {k: v for k, v in self.__dict__.items() if k != '_recorded'}   # a recording cannot be copied
+
+@patch
+def record(self:PromptLearner, model):
+    "The text pass as a CUDA graph: a callable of the context vectors; one for each precision, anew for another model."
+    kind = torch.get_autocast_dtype('cuda') if torch.is_autocast_enabled('cuda') else None
+    place = id(model), model.text_projection.data_ptr()
+    if self._recorded is None or self._recorded['place'] != place: self._recorded = dict(place=place)
+    if kind not in self._recorded:
+        def work(ctx):
+            with torch.autocast('cuda', kind, enabled=kind is not None, cache_enabled=False): return self.encode(model, ctx)
+        with torch.autocast('cuda', enabled=False): self._recorded[kind] = torch.cuda.make_graphed_callables(work, (self.ctx.detach().clone().requires_grad_(),))
+    return self._recorded[kind]
+
+@patch
 def forward(self:PromptLearner, clip):
     "(P, C, d) text features, not of unit length, float32."
-    x, (P, own, n, _) = self.embeddings(), self.ctx.shape
-    if own == 1: return torch.stack([encode_embeddings(clip.model, p, self.ends, 1 + n) for p in x]).float()   # all share a context
-    G = encode_embeddings(clip.model, rearrange(x, 'p c l w -> (p c) l w'), self.ends*P, 1)                    # the start token
-    return rearrange(G.float(), '(p c) d -> p c d', p=P)
+    if self.replays and self.ctx.is_cuda and torch.is_grad_enabled():
+        try: return self.record(clip.model)(self.ctx*1).clone()   # nobody else holds the recording's buffers
+        except RuntimeError as err: warnings.warn(f'the text pass could not be recorded and runs plainly: {str(err).splitlines()[0]}'); self.replays = False
+    return self.encode(clip.model, self.ctx)

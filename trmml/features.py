@@ -8,7 +8,8 @@ __all__ = ['KEPT_AS', 'HEADER', 'FORMAT', 'layout', 'bytes_needed', 'file_state'
            'write_rows', 'to_disk', 'append_line', 'read_journal', 'open_array', 'open_arrays', 'intact', 'check_space',
            'write_whole', 'features_root', 'new_meta', 'prepare', 'compute_block', 'why_unreadable', 'find_unreadable',
            'unreadable_error', 'unfinished', 'fill', 'alone_in', 'finished', 'block_of', 'known_unreadable', 'complete',
-           'extract', 'as_rows', 'take', 'FeatureStore', 'read_array', 'read_batch', 'in_memory', 'likeness']
+           'extract', 'as_rows', 'take', 'FeatureStore', 'read_array', 'read_batch', 'to_memory', 'in_memory',
+           'likeness']
 
 # %% ../nbs/04_features.ipynb #a2297e56
 import errno
@@ -558,7 +559,7 @@ class FeatureStore:
     def pooled(self, rows): return read_array(self, 'pooled', rows)
     def batch(self, rows, device=None, dtype=None, non_blocking=True):
         return read_batch(self, rows, device, dtype, non_blocking)
-    def in_memory(self, limit=8*2**30, device=None): return in_memory(self, limit, device)
+    def in_memory(self, limit=None, device=None): return in_memory(self, limit, device)
 
 # %% ../nbs/04_features.ipynb #f79d3b82
 def read_array(
@@ -588,15 +589,26 @@ def read_batch(
     return decode(kept, torch.float32 if dtype is None else dtype)
 
 # %% ../nbs/04_features.ipynb #e85c3cb5
+def to_memory(
+    array,      # numpy.memmap or tensor, (N, ...)
+    device,     # where it goes
+    piece=4096, # rows copied at a time
+)->Tensor:      # (N, ...) of its own
+    "An array held on a device."
+    own = torch.empty(array.shape, dtype=take(array, np.arange(0)).dtype, device=device)
+    for i in range(0, len(own), piece): own[i:i + piece].copy_(take(array, np.arange(i, min(i + piece, len(own)))))
+    return own
+
 def in_memory(
-    store,         # FeatureStore
-    limit=8*2**30, # bytes it may take
-    device=None,   # where; None: in main memory
-):                 # FeatureStore; `store` itself if it does not fit
+    store,        # FeatureStore
+    limit=None,   # bytes it may take; None: 8 GiB in main memory, half of what is free on a GPU
+    device=None,  # where; None: in main memory
+):                # FeatureStore; `store` itself if it does not fit
     "The store held in memory, in the numbers it is kept as."
+    device = torch.device('cpu' if device is None else device)
+    if limit is None: limit = torch.cuda.mem_get_info(device)[0]//2 if device.type == 'cuda' else 8*2**30
     if store.nbytes > limit: return store
-    everything, device = np.arange(len(store)), 'cpu' if device is None else device
-    return FeatureStore(store.folder, {k: take(a, everything).to(device) for k, a in store.arrays.items()})
+    return FeatureStore(store.folder, {k: to_memory(a, device) for k, a in store.arrays.items()})
 
 # %% ../nbs/04_features.ipynb #37276523
 def likeness(

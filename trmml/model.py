@@ -114,6 +114,7 @@ def build(model, clip, n_ctx, class_specific, start, gain, length, seed):
     "Parameters of TRM-ML, and the buffers of its prototypes."
     C = len(model.classes)
     model.prompts = getattr(clip, 'prompt_learner', partial(PromptLearner, clip))(model.classes, n_ctx, class_specific, seed=seed)
+    model.prompts.replays = True   # one text pass a step
     model.log_scale = nn.Parameter(torch.tensor(math.log(clip.logit_scale)))
     if model.region:
         model.queries = nn.Parameter(first_queries(clip, model.classes, start))

@@ -123,7 +123,8 @@ def compute(backbone, weights, image_size, device, dataset, split, root, difficu
 @lru_cache(maxsize=4)
 def load_features(backbone, weights, image_size, device, dataset, split, root, difficult, views=0, settings=(), kept=''):
     "Features of a split, in memory if they fit; they know their pictures, of which some peers make views of their own."
-    store = compute(backbone, weights, image_size, device, dataset, split, root, difficult, views, settings, kept).in_memory()
+    store = compute(backbone, weights, image_size, device, dataset, split, root, difficult, views, settings, kept)
+    store = store.in_memory() if views else store.in_memory(device=device)   # on a GPU, if they fit there
     store.paths = load_split(dataset, split, root, difficult, settings).paths
     return store
 

@@ -68,6 +68,7 @@ class DualCoOp(Method):
         super().__init__(clip, classes, **recipe)
         check_options(n_ctx=n_ctx, class_specific=class_specific, spatial=spatial, sharpness=sharpness, loss_w=loss_w, gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift)
         self.prompts = PromptLearner(clip, self.classes, n_ctx, class_specific, seed=seed)
+        self.prompts.replays = True   # one text pass a step
         self.spatial, self.sharpness, self.loss_w = spatial*clip.logit_scale, sharpness*clip.logit_scale, loss_w
         self.shift, self.shift_for = None, None   # computed for the batch's size of map
         self.asl = dict(gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift, reduction='sum', eps=1e-6)
