@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'TITLES', 'VANILLA', 'OFFICIAL', 'SAME', 'GRAPH', 'TRIALS', 'TIED', 'SMALL', 'NARROW', 'KNOBS', 'OWN',
-           'find', 'create', 'register', 'default', 'arguments', 'trial', 'trials']
+           'RATES', 'find', 'create', 'register', 'default', 'arguments', 'trial', 'trials']
 
 # %% ../../nbs/22_methods.ipynb #312a7bf7
 import inspect
@@ -177,4 +177,5 @@ KNOBS = {'partial-bce': ('weight_decay', [1e-3, 1e-2, 1e-1]), 'curriculum': ('th
          'role': ('theta_lr', [3., 10., 30.]), 'largeloss': ('delta', [.1, .2, .4]), 'hill': ('margin', [.5, 1., 2.]), 'splc': ('tau', [.5, .6, .7])}
 OWN = {'ssgrl': NARROW, 'sst': NARROW, 'sarb': NARROW, 'mlgcn': dict(SMALL, hidden=256), 'role': dict(SMALL, k=1.5),
        'hill': dict(SMALL, stretch=0.), 'splc': dict(SMALL, stretch=0.)}
-TRIALS |= {f'{m}-frozen': ([3e-4, 1e-3, 3e-3, 1e-2], *knob, OWN.get(m, SMALL)) for m, knob in KNOBS.items()}
+RATES = {**dict.fromkeys(('ssgrl', 'sst', 'sarb'), [3e-4, 1e-3, 3e-3, 1e-2]), 'mlgcn': [1e-3, 3e-3, 1e-2, 3e-2]}
+TRIALS |= {f'{m}-frozen': (RATES.get(m, [3e-3, 1e-2, 3e-2, 1e-1]), *knob, OWN.get(m, SMALL)) for m, knob in KNOBS.items()}
