@@ -6,8 +6,8 @@
 __all__ = ['NAMES', 'PARTS', 'clock', 'alternate', 'machine', 'plain_tower', 'plain_positions', 'Peers', 'random_store',
            'backward', 'epoch_work', 'step_work', 'autocast_for', 'step_parts', 'names_of', 'measure', 'per_image',
            'factors', 'mapped_store', 'step_choices', 'choices_in_words', 'encoder_rates', 'whole_row', 'row_in_words',
-           'in_words', 'slope', 'grow', 'pictures', 'extraction_work', 'slopes', 'together', 'check_sizes', 'in_ms',
-           'growth_figure', 'where_time_goes']
+           'stored_in_words', 'in_words', 'slope', 'grow', 'pictures', 'extraction_work', 'slopes', 'together',
+           'check_sizes', 'in_ms', 'growth_figure', 'where_time_goes']
 
 # %% ../nbs/15_benchmark.ipynb #62204a5f
 import copy
@@ -339,6 +339,21 @@ def row_in_words(t, n:int=5011)->str:
     "What `whole_row` says, in a sentence."
     return (f'{len(t)} trainings of {int(t.steps.iloc[0]):,} steps each on {n:,} cached images took {t.seconds.sum()/60:.1f} minutes, '
             f'{t.steps.sum()/t.seconds.sum():.0f} steps a second.')
+
+# %% ../nbs/15_benchmark.ipynb #46ffc3a1
+def stored_in_words(
+    out,           # folder that holds tables/
+    device='cuda',
+)->str:            # Markdown
+    "What was measured on another device, from its tables."
+    at = lambda name: Path(out)/'tables'/f'benchmark-{device}{name}'
+    if not at('.md').exists(): return f'Nothing was measured on {device} yet.'
+    said = [at('.md').read_text()]
+    if at('-rates.csv').exists():
+        rates = pd.read_csv(at('-rates.csv'))
+        said.append('Images a second through the encoder: ' + ', '.join(f'{r:,.0f} in {p}' for p, r in zip(rates.precision, rates.images_a_second)) + '.')
+    if at('-row.csv').exists(): said.append('A row of Table 1: ' + row_in_words(pd.read_csv(at('-row.csv'))))
+    return '\n'.join(said)
 
 # %% ../nbs/15_benchmark.ipynb #7901daf6
 def in_words(
