@@ -55,8 +55,11 @@ def made(name, clip, **settings): return create(name, clip, NAMES, **{**SETUP.ge
 
 @torch.no_grad()
 def test_features_are_those_of_the_processor(here, there, pictures):
+    "PyTorch lets a GPU convolve in TF32, whose mantissa has ten bits."
     a, b = here.features(pictures), there.features(pictures)
-    for x, y in zip(a, b): assert_close(y.cpu(), x, rtol=1e-4, atol=1e-4*float(x.abs().max()))
+    for x, y in zip(a, b):
+        assert_close(y.cpu(), x, rtol=0, atol=2e-3*float(x.abs().max()))
+        assert cosine_similarity(y.cpu(), x, dim=1).min() > .9999
 
 
 @torch.no_grad()
@@ -111,7 +114,7 @@ def test_coarse_training(there, name, precision):
 @pytest.mark.parametrize('name', ['trmml', 'dualcoop', 'coop', 'hspnet-frozen'])
 def test_no_step_waits_for_the_device(there, name):
     "CUDA's own guard: it raises where the processor would have to wait."
-    store, labels = world(there); m = made(name, there); opt = optimizer(m)
+    m = made(name, there); store, labels = m.training_set(*world(there)); opt = optimizer(m)
     for epoch in 0, 1: train_epoch(m, opt, store, labels, epoch, 3)
     m.begin_epoch(2, 3); x, known = store.batch(torch.arange(16), DEVICE), labels[:16].to(DEVICE)
     m.before_step(opt, 9, 9, torch.arange(16))

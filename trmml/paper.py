@@ -213,9 +213,10 @@ def caption(
     return (f"mAP in percent, mean ± standard deviation over {n} seeds. {MARK} The average is not distinguishable from that of "
             f"{TITLES.get(own, own)} (95 % interval of the paired difference over seeds).")
 
-def write(shown, t, path, note=''):
-    "All files of a table, with a note below it; returns how its numbers compare with those found there."
+def write(shown, t, path, note='', df=None):
+    "All files of a table, with a note below it, and its runs one by one if given; returns how its numbers compare with those found there."
     said = runs.write_table(shown, t, path, note)
+    if df is not None: runs.write_whole(f'{path}-runs.csv', df[[c for c in ('method', 'known', 'seed', 'mAP', 'seconds', 'machine') if c in df]].round(3).to_csv(index=False))
     runs.write_whole(f'{path}.tex', latex(shown) + (f'\\par{{\\footnotesize {in_latex(note)}}}\n' if note else ''))
     return said
 
@@ -249,8 +250,8 @@ def measured_costs(out='results')->dict: # seconds of a run on the doodles by me
     return dict(own, features=features, step=step, machine=steps.device.iloc[0] if len(steps) else 'the machine that made these tables')
 
 def write_costs(results, out='results'):
-    "Keep the mean seconds of a run by method."
-    runs.write_whole(Path(out)/'tables'/'costs.csv', runs.frame(results).groupby('method').seconds.mean().round(1).to_csv())
+    "Keep the mean seconds of a run by method, of runs on a processor."
+    if results := [r for r in results if r and r.get('device', 'cpu') == 'cpu']: runs.write_whole(Path(out)/'tables'/'costs.csv', runs.frame(results).groupby('method').seconds.mean().round(1).to_csv())
 
 # %% ../nbs/13c_paper.ipynb #ca5462e8
 def at(

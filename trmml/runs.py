@@ -496,10 +496,11 @@ def reading(
 
 # %% ../nbs/13_runs.ipynb #9b150f9d
 def pace(df):
-    "One sentence on how long runs took."
-    times = df[df.method.map(lambda m: m not in METHODS or find(m)[0].trainable)].groupby('method', sort=False).seconds.mean()
-    where = ' and '.join(sorted({m for m in df.get('machine', ()) if m}))
-    return f'Seconds of a run, on average{where and f" ({where})"}: ' + ', '.join(f'{TITLES.get(m, m)} {s:.0f}' for m, s in times.items()) + '.'
+    "One sentence on how long runs took, and on what."
+    df = df[df.method.map(lambda m: m not in METHODS or find(m)[0].trainable)]
+    times = {where: g.groupby('method', sort=False).seconds.mean() for where, g in df.assign(machine=df.get('machine', '')).groupby('machine', sort=False)}
+    said = (', '.join(f'{TITLES.get(m, m)} {s:.0f}' for m, s in t.items()) + (where and f' ({where})') for where, t in times.items())
+    return f'Seconds of a run, on average: {"; ".join(said)}.'
 
 # %% ../nbs/13_runs.ipynb #0656362f
 def closer_look(

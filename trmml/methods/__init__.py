@@ -173,9 +173,9 @@ def trials(
 SMALL = dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=20, batch=32, drop=0, head_lr=1.)
 NARROW = dict(SMALL, width=128, hidden=64)   # the published code's halves: 2048 -> 1024 -> 512
 KNOBS = {'partial-bce': ('weight_decay', [1e-3, 1e-2, 1e-1]), 'curriculum': ('theta', [1., 2., 3.]), 'ssgrl': ('weight_decay', [1e-3, 1e-2, 1e-1]),
-         'mlgcn': ('t', [.2, .4, .6]), 'sst': ('floor', [.65, .75, .85]), 'sarb': ('clusters', [5, 10, 20]), 'lsan': ('smooth', [.05, .1, .2]),
+         'mlgcn': ('weight_decay', [1e-3, 1e-2, 1e-1]), 'sst': ('floor', [.65, .75, .85]), 'sarb': ('clusters', [5, 10, 20]), 'lsan': ('smooth', [.05, .1, .2]),
          'role': ('theta_lr', [3., 10., 30.]), 'largeloss': ('delta', [.1, .2, .4]), 'hill': ('margin', [.5, 1., 2.]), 'splc': ('tau', [.5, .6, .7])}
-OWN = {'ssgrl': NARROW, 'sst': NARROW, 'sarb': NARROW, 'mlgcn': dict(SMALL, hidden=256), 'role': dict(SMALL, k=1.5),
+OWN = {'ssgrl': NARROW, 'sst': NARROW, 'sarb': NARROW, 'mlgcn': dict(SMALL, hidden=256), 'role': dict(SMALL, k=1.9),
        'hill': dict(SMALL, stretch=0.), 'splc': dict(SMALL, stretch=0.)}
 RATES = {**dict.fromkeys(('ssgrl', 'sst', 'sarb'), [3e-4, 1e-3, 3e-3, 1e-2]), 'mlgcn': [1e-3, 3e-3, 1e-2, 3e-2]}
-TRIALS |= {f'{m}-frozen': (RATES.get(m, [3e-3, 1e-2, 3e-2, 1e-1]), *knob, OWN.get(m, SMALL)) for m, knob in KNOBS.items()}
+TRIALS |= {f'{m}-frozen': (RATES.get(m, [1e-2, 3e-2, 1e-1, 3e-1]), *knob, OWN.get(m, SMALL)) for m, knob in KNOBS.items()}
