@@ -96,6 +96,9 @@ def test_mlgcn_adjacency_of_a_toy():
     B = np.array([[0., 1, 0], [1, 0, 1], [0, 1, 0]]); A = .25*B/(B.sum(0) + 1e-6) + np.eye(3); d = A.sum(1)**-.5
     assert_close(mlgcn_adjacency(y), torch.from_numpy(np.diag(d) @ A.T @ np.diag(d)).float())
     for none in torch.zeros(4, 3), torch.eye(3): assert_close(mlgcn_adjacency(none), torch.eye(3))
+    y = torch.cat([y, torch.tensor([[-1, 1, -1]])])                                              # P(2|1) = .33: 2-1 is left of that pair, and goes one way only
+    B = np.array([[0., 1, 0], [1, 0, 0], [0, 1, 0]]); A = .25*B/(B.sum(0) + 1e-6) + np.eye(3); d = A.sum(1)**-.5
+    assert_close(mlgcn_adjacency(y), torch.from_numpy(np.diag(d) @ A.T @ np.diag(d)).float()); assert mlgcn_adjacency(y)[0, 2] == mlgcn_adjacency(y)[2, 0] == 0
 
 
 # ---- 7, 8, 10: found labels
@@ -316,30 +319,35 @@ def test_loss_of_a_method_without_one(tower):
     a, b = create('trmml', clip, NAMES), create('trmml', clip, NAMES, loss='splc')
     x, y = torch.randn(2, 3, 64, 64), torch.tensor([[1, 0, -1], [0, 1, 0]], dtype=torch.int8)
     assert a.loss(x, y)['total'] != b.loss(x, y)['total']
-    b.begin_epoch(0, 9); first = b.loss(x, y)['cls_r']; b.begin_epoch(1, 9); assert b.epoch == 1 and first.isfinite()
+    z = torch.tensor([[4., 3., -3.], [0., 1., 5.]])                                              # unknown, and sure of it: from epoch 1 on SPLC takes it for a positive
+    from trmml.method import classification
+    values = []
+    for epoch in 0, 1, 2: b.begin_epoch(epoch, 9); values.append(classification(b, z, y, reduction='batch').item())
+    assert values[0] != values[1] == values[2] and np.isfinite(values).all()
 
 
 # ---- photos, from a tower that knows nothing
 
 CHILD = """
-import resource, sys, torch
+import hashlib, resource, sys, torch
 from pathlib import Path
+from trmml import data
 from trmml.learner import fit
 from trmml.methods.scpnet import PictureStore
 from trmml.methods.vanilla import Plain
 from trmml.vanilla import backbones
 photos, ckpt, stop, size, batch, n = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6])
 torch.set_num_threads(1); torch.use_deterministic_algorithms(True)
-clip = backbones.load('resnet50', None, size); store = PictureStore(sorted(Path(photos).glob('*.jpg'))[:n], clip)
-labels = torch.where(torch.rand(n, 4, generator=torch.Generator().manual_seed(0)) < .4, 1, -1).to(torch.int8)
-method = Plain(clip, ['a', 'b', 'c', 'd'], tower='all', micro=4, batch=batch, epochs=2, lr=1e-4)
+clip, ds = backbones.load('resnet50', None, size), data.load(str(Path(photos).parent), 'train'); store = PictureStore(ds.paths[:n], clip)
+often = (ds.labels == 1).sum(0).argsort()[::-1][:4].copy(); labels = torch.as_tensor(ds.labels[:n, often])
+method = Plain(clip, [ds.prompts[i] for i in often], tower='all', micro=4, batch=batch, epochs=2, lr=1e-4)
 seen = method.after_step; count = [0]
 def after():
     seen(); count[0] += 1
     if count[0] == stop: import os; os._exit(9)
 method.after_step = after
 log = fit(method, store, labels, checkpoint=ckpt, every=1)
-print([r['total'] for r in log], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20)
+print([r['total'] for r in log] + [hashlib.sha1(b''.join(v.numpy().tobytes() for v in method.state_dict().values())).hexdigest()], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20)
 """
 
 
@@ -351,7 +359,7 @@ def child(ckpt, stop, size=448, batch=8, n=8):
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason='shared/data/coco128 is not beside the repository')
 def test_resnet50_on_photos_resumes(tmp_path):
-    "At 64 pixels, to be quick: killed in the second epoch, it goes on to the same numbers."
+    "At 64 pixels, to be quick: killed in the second epoch, it goes on to the same numbers, weights included."
     whole = child(tmp_path/'whole.pt', 0, 64, 2, 4); assert whole.returncode == 0, whole.stderr[-800:]
     assert child(tmp_path/'part.pt', 3, 64, 2, 4).returncode == 9
     part = child(tmp_path/'part.pt', 0, 64, 2, 4); assert part.returncode == 0, part.stderr[-800:]

@@ -352,9 +352,9 @@ CHOSEN = {'doodle-clip': {'dualcoop': dict(SAME, lr=5e-3, spatial=.6), 'trmml': 
 BEST = {'dualcoop-tai': (1e-2, .6), 'dualcoop-baseline': (5e-3, 2.), 'coop': (5e-4, .5), 'taidpt': (1e-2, .5),
         'taiadapter': (1e-2, 1.), 'scpnet-frozen': (4e-5, .3), 'hspnet-frozen': (1e-4, 1.)}   # learning rate and sharpness of the best trial
 CHOSEN['doodle-clip'] |= {m: trial(m, *best) for m, best in BEST.items()}
-ON_TOWER = {'partial-bce-frozen': (0.03, 0.001), 'curriculum-frozen': (0.1, 2.), 'ssgrl-frozen': (0.003, 0.01), 'mlgcn-frozen': (0.01, 0.2),
-            'sst-frozen': (0.003, 0.75), 'sarb-frozen': (0.003, 20), 'lsan-frozen': (0.1, 0.2), 'role-frozen': (0.03, 3.),
-            'largeloss-frozen': (0.1, 0.1), 'hill-frozen': (0.03, 0.5), 'splc-frozen': (0.03, 0.7)}   # and of the ImageNet peers, on doodle-resnet: choices_vanilla
+ON_TOWER = {'partial-bce-frozen': (0.03, 0.001), 'curriculum-frozen': (0.1, 2.0), 'ssgrl-frozen': (0.003, 0.01), 'mlgcn-frozen': (0.01, 0.01),
+            'sst-frozen': (0.003, 0.75), 'sarb-frozen': (0.003, 20), 'lsan-frozen': (0.1, 0.2), 'role-frozen': (0.03, 3.0),
+            'largeloss-frozen': (0.3, 0.1), 'hill-frozen': (0.03, 0.5), 'splc-frozen': (0.03, 0.7)}   # and of the ImageNet peers, on doodle-resnet: choices_vanilla
 CHOSEN['doodle-resnet'] = {m: trial(m, *best) for m, best in ON_TOWER.items()}
 
 # %% ../nbs/13_runs.ipynb #027077cf

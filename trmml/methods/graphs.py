@@ -37,14 +37,15 @@ class GraphNet(nn.Module):
 # %% ../../nbs/34_graphs.ipynb #2c1623f7
 class SSGRL(Vanilla):
     "Semantic-specific graph representation learning (Chen et al., ICCV 2019), adapted to partial labels."
-    pairs = False
+    pairs, width = False, None   # SSGRL works on all 2048 channels of a ResNet
     def __init__(self, clip, classes:list, tower='layer4',
         words=None,                          # a GloVe file, a (C, D) tensor, or None: text features
-        width:int=None, hidden:int=512, out:int=None,   # channels after a reduction (None: no reduction), of decoupling, of the classifier
+        width:int=None, hidden:int=512, out:int=None,   # channels after a reduction, of decoupling, of the classifier; None: as published
         by:str='counts', shared_gate=False,  # how the graph counts; a quirk of the released code
         **settings,
     ):
         super().__init__(clip, classes, tower, **settings); self.by = by
+        if width is None and clip.d == 2048: width, out = self.width, out or self.width   # of a whole ResNet
         W, self.word_source = word_vectors(clip, self.classes, words)
         self.register_buffer('W', W); self.register_buffer('G', torch.eye(len(classes)))
         self.start(GraphNet, clip.d, len(classes), W.shape[1], width, hidden, out, self.pairs, shared_gate); self.setup(width or clip.d)
@@ -126,7 +127,7 @@ def across(
 # %% ../../nbs/34_graphs.ipynb #477f45c9
 class SST(SSGRL):
     "Structured semantic transfer (Chen et al., AAAI 2022)."
-    pairs = True
+    pairs, width = True, 1024
     def __init__(self, clip, classes, tower='layer4', first:int=5, floor:float=.75, length:int=100,
         pair_w:float=10., contrast_w:float=.05, zero_bank=False, **settings):   # weights of the losses; the quirk
         self.length = length
@@ -150,7 +151,8 @@ def remember(self:SST, f, labels):
 @patch
 def loss(self:SST, x, labels):
     "Known labels; from epoch `first` on found ones too; pairs; agreement of vectors."
-    s, f, k = self.forward(x); self.remember(f, labels)
+    s, f, k = self.forward(x)
+    if self.training: self.remember(f, labels)
     out = dict(cls=known_bce(s, labels), pair=pair_loss(k, labels), contrast=pairwise_loss(f, labels, np.random.RandomState([self.seed, self.step])))
     total = out['cls'] + self.warm*(self.pair_w*out['pair'] + self.contrast_w*out['contrast']); self.pseudo = None
     if self.epoch >= self.first:
@@ -184,6 +186,7 @@ def centres(v, n:int, seed=0):
 # %% ../../nbs/34_graphs.ipynb #93a43b30
 class SARB(SSGRL):
     "Semantic-aware representation blending (Pu et al., AAAI 2022)."
+    width = 1024
     def __init__(self, clip, classes, tower='layer4', first:int=5, renew:int=5, clusters:int=10, contrast_w:float=.05, overwrite_known=False, **settings):
         self.clusters = clusters; super().__init__(clip, classes, tower, **settings)
         self.first, self.renew, self.contrast_w, self.overwrite_known = first, renew, contrast_w, overwrite_known
@@ -195,7 +198,7 @@ class SARB(SSGRL):
     def begin_epoch(self, epoch, epochs):
         super().begin_epoch(epoch, epochs)
         if epoch >= self.first and (epoch - self.first) % self.renew == 0:
-            f = self.over_training_set(lambda v: self.net.see(v, self.W)[0]).cpu()
+            f = self.over_training_set(lambda v: self.used()[0].see(v, self.W)[0]).cpu()
             self.prototypes = torch.stack([centres(f[self.given[:, c].cpu() == 1, c], self.clusters, self.seed) for c in range(f.shape[1])]).to(self.prototypes)
 
     def loss(self, x, labels):

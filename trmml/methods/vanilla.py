@@ -233,7 +233,7 @@ class Curriculum(PartialBCE):
     def begin_epoch(self, epoch, epochs):
         super().begin_epoch(epoch, epochs); self.found = None
         if epoch >= self.first:
-            s = self.over_training_set(self.net).cpu(); self.found = predicted(s, self.given, self.least, self.strategy)
+            s = self.over_training_set(lambda f: self.used()[0](f)).cpu(); self.found = predicted(s, self.given, self.least, self.strategy)
 
     def loss(self, x, labels):
         found = self.mine(self.found, torch.zeros_like(labels)).to(labels)
