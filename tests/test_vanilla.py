@@ -303,6 +303,16 @@ def test_official_state_dicts_load():
     with pytest.raises(ValueError, match="'fc9.weight' is no name of the mlgcn code"): from_official({'fc9.weight': 0}, 'mlgcn')
 
 
+def test_graph_methods_on_a_resnet_have_published_sizes_and_words():
+    from trmml.vanilla import backbones
+    net = backbones.load('resnet50', None, 64)
+    for name, width in ('ssgrl', 2048), ('sst', 1024), ('sarb', 1024):
+        m = create(name, net, NAMES); assert m.word_source == 'text features of RN50' and m.W.shape == (3, 1024)
+        got = {k: tuple(v.shape) for k, v in m.net.state_dict().items()}
+        assert got['decouple.fc1.weight'] == (512, width) and got['head.fc.weight'] == (width, 2*width) and got['head.graph.Wz.weight'] == (width, 2*width)
+        assert ('reduce.0.weight' in got) == (width != 2048)
+
+
 # ---- runs name towers and settings
 
 def test_trials_build(tower):
