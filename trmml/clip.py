@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision import transforms as T
 
+from .linear import linear, through
+
 # %% ../nbs/03_clip.ipynb #7843c0f2
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)   # OpenAI's, of RGB in 0..1
 
@@ -206,11 +208,11 @@ def packed_block(
     "One transformer layer with causal attention."
     a, d, y, asking = block.attn, x.shape[-1], block.ln_1(x), p.groups
     (wq, wkv), (bq, bkv) = (t.split((d, 2*d)) for t in (a.in_proj_weight, a.in_proj_bias))
-    k, v = F.linear(y, wkv, bkv).chunk(2, -1)
+    k, v = linear(y, wkv, bkv).chunk(2, -1)
     if only_last: x, y = x[p.last], y[p.last]; asking = [(n, int(i > 0 or not p.shared)) for i, (n, _) in enumerate(p.groups)]
-    o = attend(F.linear(y, wq, bq), k, v, asking, p.groups, p.shared > 0, a.num_heads)
-    x = x + block.ls_1(a.out_proj(o))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    o = attend(linear(y, wq, bq), k, v, asking, p.groups, p.shared > 0, a.num_heads)
+    x = x + block.ls_1(linear(o, a.out_proj.weight, a.out_proj.bias))
+    return x + block.ls_2(through(block.mlp, block.ln_2(x)))
 
 # %% ../nbs/03_clip.ipynb #91d053c0
 def causal_block(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from einops import rearrange
 
+from .linear import through
 from .prototypes import positives
 
 # %% ../nbs/08_contrastive.ipynb #39eed068
@@ -22,7 +23,7 @@ class Projector(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(d, 2*d), nn.ReLU(), nn.Linear(2*d, 2*d), nn.ReLU(), nn.Linear(2*d, 2*d))
 
-    def forward(self, x): return self.mlp(x)  # (..., d) -> (..., 2d), not normalised
+    def forward(self, x): return through(self.mlp, x)  # (..., d) -> (..., 2d), not normalised
 
 # %% ../nbs/08_contrastive.ipynb #3c168985
 def gather_samples(

@@ -10,8 +10,10 @@ __all__ = ['check_pairs', 'matching', 'dual_logits', 'attention_energies', 'regi
 import math
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear, normalize
+from torch.nn.functional import layer_norm, normalize
 from einops import einsum, rearrange
+
+from .linear import linear, through
 
 # %% ../nbs/05_regions.ipynb #7c86b41c
 def check_pairs(F, G):
@@ -109,6 +111,6 @@ class RegionDecoder(nn.Module):
         to_f, rest = q @ self.k.weight, q @ self.k.bias                                     # q.k = to_f.norm_f(f) + rest
         e = attention_energies(to_f*w, z) + (to_f @ b + rest)[:, None]/math.sqrt(q.shape[-1])   # (B, C, hw)
         A = linear(e.softmax(-1) @ z*w + b, self.out.weight @ self.v.weight, self.out(self.v.bias))   # (B, C, d)
-        return rearrange(e, 'b c (h w) -> b c h w', h=f.shape[-2]), A + self.mlp(self.norm_a(A))
+        return rearrange(e, 'b c (h w) -> b c h w', h=f.shape[-2]), A + through(self.mlp, self.norm_a(A))
 
     def regions(self, energies): return region_maps(energies, self.region)
