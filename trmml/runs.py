@@ -498,9 +498,9 @@ def reading(
 def pace(df):
     "One sentence on how long runs took, and on what."
     df = df[df.method.map(lambda m: m not in METHODS or find(m)[0].trainable)]
-    times = {where: g.groupby('method', sort=False).seconds.mean() for where, g in df.assign(machine=df.get('machine', '')).groupby('machine', sort=False)}
+    times = {where: g.groupby('method', sort=False).seconds.min() for where, g in df.assign(machine=df.get('machine', '')).groupby('machine', sort=False)}
     said = (', '.join(f'{TITLES.get(m, m)} {s:.0f}' for m, s in t.items()) + (where and f' ({where})') for where, t in times.items())
-    return f'Seconds of a run, on average: {"; ".join(said)}.'
+    return f'Seconds of the shortest run: {"; ".join(said)}.'
 
 # %% ../nbs/13_runs.ipynb #0656362f
 def closer_look(
