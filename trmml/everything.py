@@ -19,7 +19,7 @@ PEERS = ['zeroshot', 'zeroshot-dense', 'coop', 'dualcoop', 'dualcoop-tai', 'taid
 PARTIAL = [f'{m}-frozen' for m in ('curriculum', 'partial-bce', 'ssgrl', 'mlgcn', 'sst', 'sarb')] + ['taidpt', 'taiadapter', 'taiadapter+dualcoop']
 SINGLE = [f'{m}-frozen' for m in ('lsan', 'role', 'largeloss', 'hill', 'splc')]
 PLAN = {'choices': {}, 'choices_vanilla': {}, 'table1': dict(methods=[*PEERS, *PARTIAL, 'trmml']), 'table2': dict(methods=[*PEERS, *SINGLE, 'trmml']),
-        'figure4': {}, 'table4': {}, 'table3': {}, 'table6': {}, 'table5': {}, 'components': {}, 'views': {}, 'complete': {}, 'losses': {}}
+        'figure4': {}, 'table4': {}, 'table3': {}, 'table6': {}, 'table5': {}, 'components': {}, 'views': {}, 'complete': {}, 'losses': {}, 'precision': {}}
 
 # %% ../nbs/13g_everything.ipynb #5b2ba337
 def snapshot(out:Path)->dict: # path -> content, of tables and figures
