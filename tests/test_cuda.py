@@ -1,8 +1,11 @@
 """The same numbers on a GPU as on a processor; skipped where there is none. TRMML_TEST_DEVICE=cpu tries the file itself."""
 import copy
+import math
 import os
 import warnings
 
+import pandas as pd
+import papermill
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity, normalize
@@ -107,7 +110,7 @@ def test_a_training_is_that_of_the_processor(here, there, name):
 def test_coarse_training(there, name, precision):
     store, labels = world(there)
     a, b = (fit(made(name, there, **how), store, labels)[-1]['total'] for how in (dict(), dict(precision=precision)))
-    assert a != b and (abs(a/b - 1) < .1 or precision == 'float16')
+    assert a != b and math.isfinite(b) and abs(a/b - 1) < (.1 if precision == 'bfloat16' else .5)   # float16's first steps look for a scale and move nothing
 
 
 @pytest.mark.skipif(DEVICE == 'cpu', reason='a processor waits for nobody')
@@ -138,14 +141,13 @@ def test_a_run_from_pictures_to_a_number(folder, tmp_path):
 
 
 def test_table1_on_a_device(tmp_path):
-    import papermill
     path = companion.project_root()/'nbs'/'table1.ipynb'
     papermill.execute_notebook(path, tmp_path/'t.ipynb', dict(out=str(tmp_path), smoke=True, device=DEVICE, n_jobs=1), progress_bar=False)
-    assert any('mAP' in p.read_text() for p in tmp_path.rglob('table1*.md'))
+    t, = (pd.read_csv(p, index_col='method') for p in tmp_path.rglob('table1*.csv') if 'runs' not in p.name)
+    assert 0 < t.avg_mean['trmml'] < 100 and 0 < t.avg_mean['dualcoop'] < 100
 
 
 def test_own_photos(folder, tmp_path):
-    import pandas as pd
     ds = data.load(folder, 'train')
     photos = {os.path.basename(p): p for p in ds.paths}
     table = pd.DataFrame(ds.labels, index=list(photos), columns=ds.classes).replace({-1: 0})
@@ -177,4 +179,15 @@ def test_recording_fails_safely(there, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'make_graphed_callables', lambda *_: (_ for _ in ()).throw(RuntimeError('no memory')))
     m = made('trmml', there)
     with pytest.warns(UserWarning, match='could not be recorded'): G = m.prompts(there)
-    assert G.requires_grad and not m.prompts.replays
+    assert G.requires_grad and not m.prompts.replays; assert_close(G, m.prompts.encode(there.model, m.prompts.ctx))
+
+
+@pytest.mark.skipif(DEVICE == 'cpu', reason='nothing is recorded on a processor')
+def test_what_moved_is_recorded_anew():
+    own = trmml.clip.load('doodle-clip', device=DEVICE); m = made('trmml', own); first = m.prompts(own).detach().clone(); before = m.prompts._recorded
+    assert torch.equal(m.prompts(own), first) and m.prompts._recorded is before
+    m.to('cpu'); own.to('cpu'); filler = torch.randn(2**24, device=DEVICE); m.to(DEVICE); own.to(DEVICE)
+    assert_close(m.prompts(own), first, rtol=1e-4, atol=1e-4)
+    assert m.prompts._recorded is not before and len(filler)
+    own.model.transformer.requires_grad_()
+    with pytest.warns(UserWarning, match='being trained'): assert m.prompts(own).requires_grad

@@ -14,7 +14,7 @@ __all__ = ['MEAN', 'STD', 'OPENAI_MARKS', 'DOODLE_CLIP', 'DOODLE_FILE', 'feature
 import copy
 import hashlib
 import warnings
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,7 +163,7 @@ class Packing(NamedTuple):
     groups: tuple  # (sentences, tokens of each), in the order of the rows; the first group is the common one
     shared: int    # tokens in common, 0 if none
 
-@lru_cache(maxsize=64)
+@cache   # for good: a recorded pass reads them where they lie
 @torch.inference_mode(False)
 def packing(
     end:tuple,    # positions of the K end tokens
@@ -537,10 +537,11 @@ def __getstate__(self:PromptLearner): return {k: v for k, v in self.__dict__.ite
 
 @patch
 def record(self:PromptLearner, model):
-    "The text pass as a CUDA graph: a callable of the context vectors; one for each precision, anew for another model."
+    "The text pass as a CUDA graph: a callable of the context vectors; one for each precision, anew when a tensor moved."
+    if any(p.requires_grad for p in (*model.transformer.parameters(), model.text_projection)): raise RuntimeError('the text tower is being trained')
     kind = torch.get_autocast_dtype('cuda') if torch.is_autocast_enabled('cuda') else None
-    place = id(model), model.text_projection.data_ptr()
-    if self._recorded is None or self._recorded['place'] != place: self._recorded = dict(place=place)
+    place = tuple(t.data_ptr() for t in (*model.transformer.parameters(), *model.ln_final.parameters(), model.text_projection, model.positional_embedding, self.prefix, self.suffix))
+    if self._recorded is None or self._recorded['place'] != place: self._recorded = dict(place=place, model=model)   # kept, so that nothing else comes to lie there
     if kind not in self._recorded:
         def work(ctx):
             with torch.autocast('cuda', kind, enabled=kind is not None, cache_enabled=False): return self.encode(model, ctx)

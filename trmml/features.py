@@ -608,7 +608,8 @@ def in_memory(
     device = torch.device('cpu' if device is None else device)
     if limit is None: limit = torch.cuda.mem_get_info(device)[0]//2 if device.type == 'cuda' else 8*2**30
     if store.nbytes > limit: return store
-    return FeatureStore(store.folder, {k: to_memory(a, device) for k, a in store.arrays.items()})
+    try: return FeatureStore(store.folder, {k: to_memory(a, device) for k, a in store.arrays.items()})
+    except torch.cuda.OutOfMemoryError: return store   # another process was faster
 
 # %% ../nbs/04_features.ipynb #37276523
 def likeness(

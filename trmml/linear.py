@@ -46,11 +46,11 @@ def linear(
     b=None,   # (o,) or None
 )->Tensor:    # (..., o)
     "x @ w.T + b, through whichever library is faster here."
-    plain = x.dtype == w.dtype == torch.float32 and x.device.type == w.device.type == 'cpu' and x.numel() > 0
-    if not plain or torch.is_autocast_enabled('cpu') or not prefers_onednn(): return F.linear(x, w, b)
+    plain = x.dtype == w.dtype == torch.float32 and x.device.type == w.device.type == 'cpu' and x.numel() > 0 and x.shape[-1] == w.shape[-1]
+    if not plain or not torch.is_grad_enabled() or torch.is_autocast_enabled('cpu') or not torch.backends.mkldnn.enabled or not prefers_onednn(): return F.linear(x, w, b)
     return OneDNN.apply(x.contiguous(), w, b)
 
 def through(layers, x):
     "x through layers one after the other: nn.Sequential, or modules in order."
-    for m in layers: x = linear(x, m.weight, m.bias) if type(m) is nn.Linear else m(x)
+    for m in layers: x = linear(x, m.weight, m.bias) if type(m) is nn.Linear and not m._forward_hooks and not m._forward_pre_hooks else m(x)
     return x
