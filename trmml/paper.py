@@ -244,9 +244,9 @@ def caption(
     return (f"mAP in percent, mean ± standard deviation over {n} seeds. {MARK} The average is not distinguishable from that of "
             f"{TITLES.get(own, own)} (95 % interval of the paired difference over seeds).")
 
-def write(shown, t, path, note='', df=None):
+def write(shown, t, path, note='', df=None, over='ratios'):
     "All files of a table, with a note below it, and its runs one by one if given; returns how its numbers compare with those found there."
-    said = runs.write_table(shown, t, path, note)
+    said = runs.write_table(shown, t, path, note, over)
     if df is not None: runs.write_whole(f'{path}-runs.csv', df[[c for c in ('method', 'known', 'seed', 'mAP', 'seconds', 'machine') if c in df]].round(3).to_csv(index=False))
     runs.write_whole(f'{path}.tex', latex(shown) + (f'\\par{{\\footnotesize {in_latex(note)}}}\n' if note else ''))
     return said

@@ -462,6 +462,7 @@ def write_table(
     numbers:pd.DataFrame, # as from `summary`: goes to path.csv
     path,                 # without suffix
     note='',              # below the table for people
+    over='ratios',        # what averages are over
 )->str:                   # how these numbers compare with those that lay there
     "Write a table for people and for programs; what lay there before is the number to expect."
     flat = numbers.copy(); flat.columns = [f'{k}_{v}' if isinstance(k, str) else f'{k:g}_{v}' for k, v in flat.columns]
@@ -470,7 +471,7 @@ def write_table(
     comparable = before is not None and 'avg_mean' in before and 'avg_mean' in flat
     both = [m for m in flat.index if m in before.index and pd.notna([flat.avg_mean[m], before.avg_mean[m]]).all()] if comparable else []   # run then and now
     if not both: return 'No earlier numbers to compare with.'
-    return 'Average over ratios, this run (found there before): ' + '; '.join(
+    return f'Average over {over}, this run (found there before): ' + '; '.join(
         f'{TITLES.get(m, m)} {flat.avg_mean[m]:.1f} ({before.avg_mean[m]:.1f})' for m in both) + '.'
 
 # %% ../nbs/13_runs.ipynb #9f9110c4
