@@ -201,17 +201,17 @@ def better(d, some, other): return ', '.join(l for l in some if (f := against(d,
 
 def losses_said(
     rows:pd.DataFrame,   # loss, matching, known, seed, mAP (percent)
-)->str:                  # a line a way to match, and two that sum up the last
+)->str:                  # a line that sums up the last way to match, a line for each, a caution
     "Which losses are above or below which for each way to match, with intervals over seeds."
     lines = []
     for k, d in rows.rename(columns=dict(loss='method')).groupby('matching', sort=False):
         out = [l for l in d.method.unique() if l not in ('asl', 'asl-an', 'bce-an', *REPAIRS)]; cost = against(d, 'asl-an', 'asl')
         lines.append(f"{k}: asl {d[d.method == 'asl'].mAP.mean():.1f} mAP. Losses that leave unknown labels out, against it: {sides(d, out, 'asl')}."
                      + (f" Counting unknown labels as absent: {cost[1]}, {cost[0]}. Losses made to repair that, against bce-an: {sides(d, REPAIRS, 'bce-an')}; against asl-an: {sides(d, REPAIRS, 'asl-an')}." if cost else ''))
-    short = f'In short, for {k} matching. Above asl where unknown labels are left out: {better(d, out, "asl")}.'
+    short = f'For {k} matching, above asl where unknown labels are left out: {better(d, out, "asl")}.'
     if cost: short += (f" Counting them as absent costs asl {-runs.paired(d, 'asl-an', 'asl')['mean']:.1f} mAP. Repairs that are above bce-an: {better(d, REPAIRS, 'bce-an')}; "
                        f"above asl-an: {better(d, REPAIRS, 'asl-an')}; above asl itself: {better(d, REPAIRS, 'asl')}.")
-    return '\n'.join([*lines, short, 'Seeds are few, losses are many, and no interval is corrected for their number.'])
+    return '\n'.join([short, *lines, 'Seeds are few, losses are many, and no interval is corrected for their number.'])
 
 # %% ../nbs/13c_paper.ipynb #27eb1197
 def file_name(
