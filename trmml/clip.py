@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'OPENAI_MARKS', 'DOODLE_CLIP', 'DOODLE_FILE', 'feature_map', 'position_embedding', 'attention_pool',
            'dense_features', 'Features', 'image_features', 'fold_batchnorm', 'fold_projections', 'can_fuse',
-           'FusedConv', 'FusedBlock', 'fuse_activations', 'Packing', 'packing', 'attend', 'packed_block',
+           'FusedConv', 'FusedBlock', 'fuse_activations', 'Packing', 'packing', 'seen', 'attend', 'packed_block',
            'causal_block', 'encode_embeddings', 'byte_pairs', 'tokenize', 'read_weights', 'warn_activation',
            'check_fit', 'unpack', 'architecture', 'settings_of', 'resnets', 'CLIP', 'square', 'warn_unknown',
            'weights_file', 'random_weights', 'stored_weights', 'load', 'around_context', 'PromptLearner']
@@ -179,6 +179,12 @@ def packing(
     return Packing(*(t.to(device) for t in (torch.tensor(rows), last, torch.tensor(order).argsort())), tuple(groups), shared)
 
 # %% ../nbs/03_clip.ipynb #8864c5b9
+@cache   # for good, as packings
+@torch.inference_mode(False)
+def seen(asking:int, of:int, device=None)->Tensor:
+    "(asking, of) bool: what the last tokens of a sentence may look at."
+    return torch.ones(asking, of, dtype=torch.bool, device=device).tril(of - asking)
+
 def attend(
     q, k, v, # (T, width) keys and values of all rows, queries of those that ask
     asking,  # (sentences, tokens of each) of the queries
@@ -189,14 +195,15 @@ def attend(
     "Causal attention, sentences of equal length together."
     def split(t, groups):
         parts = t.split([n*l for n, l in groups])
-        return [rearrange(x, '(n l) (g e) -> n g l e', n=n, g=heads) for x, (n, _) in zip(parts, groups)]
+        return [x.view(n, l, heads, x.shape[-1]//heads).transpose(1, 2) for x, (n, l) in zip(parts, groups)]   # (n, heads, l, width/heads)
     ks, vs, out = split(k, groups), split(v, groups), []
     for i, a in enumerate(split(q, asking)):
         if not a.shape[2]: continue                        # nobody of this group asks
         b, c = (torch.cat([t[0].expand(len(a), -1, -1, -1), t[i]], 2) if shared and i else t[i] for t in (ks, vs))
-        seen = torch.ones(a.shape[2], b.shape[2], dtype=torch.bool, device=a.device).tril(b.shape[2] - a.shape[2])
-        out.append(rearrange(F.scaled_dot_product_attention(a, b, c, seen), 'n g l e -> (n l) (g e)'))
+        o = c if b.shape[2] == 1 else F.scaled_dot_product_attention(a, b, c, seen(a.shape[2], b.shape[2], a.device))   # a single token sees itself
+        out.append(o.transpose(1, 2).flatten(2).flatten(0, 1))
     return torch.cat(out)
+
 
 # %% ../nbs/03_clip.ipynb #04b0345d
 def packed_block(
@@ -206,11 +213,13 @@ def packed_block(
     only_last=False,# of each sentence, (K, width)
 )->Tensor:          # (T, width) or (K, width)
     "One transformer layer with causal attention."
-    a, d, y, asking = block.attn, x.shape[-1], block.ln_1(x), p.groups
-    (wq, wkv), (bq, bkv) = (t.split((d, 2*d)) for t in (a.in_proj_weight, a.in_proj_bias))
-    k, v = linear(y, wkv, bkv).chunk(2, -1)
-    if only_last: x, y = x[p.last], y[p.last]; asking = [(n, int(i > 0 or not p.shared)) for i, (n, _) in enumerate(p.groups)]
-    o = attend(linear(y, wq, bq), k, v, asking, p.groups, p.shared > 0, a.num_heads)
+    a, y, asking = block.attn, block.ln_1(x), p.groups
+    if only_last:
+        w, b = ((t[:x.shape[-1]], t[x.shape[-1]:]) for t in (a.in_proj_weight, a.in_proj_bias))
+        x, asking = x[p.last], [(n, int(i > 0 or not p.shared)) for i, (n, _) in enumerate(p.groups)]
+        q, k, v = linear(y[p.last], w[0], b[0]), *linear(y, w[1], b[1]).chunk(2, -1)
+    else: q, k, v = linear(y, a.in_proj_weight, a.in_proj_bias).chunk(3, -1)
+    o = attend(q, k, v, asking, p.groups, p.shared > 0, a.num_heads)
     x = x + block.ls_1(linear(o, a.out_proj.weight, a.out_proj.bias))
     return x + block.ls_2(through(block.mlp, block.ln_2(x)))
 

@@ -9,9 +9,8 @@ __all__ = ['Projector', 'gather_samples', 'nce_loss']
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from einops import rearrange
 
-from .linear import through
+from .linear import linear, through
 from .prototypes import positives
 
 # %% ../nbs/08_contrastive.ipynb #39eed068
@@ -56,8 +55,8 @@ def nce_loss(
                          f'labels {tuple(labels.shape)}: expected (C, e), (B, C, e) and (B, C)')
     S, c = gather_samples(F_r, labels, bank, bank_filled)
     if project is not None: S, anchors = project(S), project(anchors)
-    S, A = normalize(S.float(), dim=-1), normalize(anchors.float(), dim=-1)
-    with torch.autocast(S.device.type, enabled=False): sim = A @ rearrange(S, 'n e -> e n')/tau  # (C, N)
+    S, A = S.float(), normalize(anchors.float(), dim=-1)
+    with torch.autocast(S.device.type, enabled=False): sim = linear(A, S)/(tau*S.norm(dim=-1).clamp(min=1e-12))   # (C, N) numbers are divided, not (N, e)
     same = c == torch.arange(len(A), device=c.device)[:, None]                                   # (C, N)
     against = sim.masked_fill(same | (c < 0), torch.finfo(sim.dtype).min).logsumexp(1, keepdim=True)       # negatives, (C, 1)
     terms = nn.functional.softplus(against - sim).where(same, 0)

@@ -26,7 +26,6 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from joblib import cpu_count
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
@@ -37,7 +36,7 @@ import trmml
 from . import backbones
 from .calibration import Calibration, calibrate, calibration_error, no_change, set_aside, thresholds
 from .data import clean_name
-from .features import Pictures, extract, features_root, find_unreadable, unreadable_error, write_whole
+from .features import Pictures, extract, features_root, find_unreadable, readers, unreadable_error, write_whole
 from .learner import fit as train, optimizer, predict as scores_of
 from .method import Method
 from .metrics import decision_metrics, evaluate as all_metrics, mean_ap
@@ -191,9 +190,9 @@ def say(self:TRMML, text):
 # %% ../nbs/43_estimator.ipynb #6a9d5c11
 @patch
 def n_workers(self:TRMML, n):
-    "Processes that read `n` photos; on a CPU the backbone needs the cores more, so a quarter of them."
+    "Processes that read `n` photos."
     if self.workers != 'auto': return self.workers
-    return 0 if n < 64 else min(4, cpu_count()//(4 if str(device_of(self.device)).startswith('cpu') else 1))
+    return 0 if n < 64 else readers(device_of(self.device))
 
 @patch
 def load_backbone(self:TRMML, text=True, weights=None):

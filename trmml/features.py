@@ -8,8 +8,8 @@ __all__ = ['KEPT_AS', 'HEADER', 'FORMAT', 'layout', 'bytes_needed', 'file_state'
            'write_rows', 'to_disk', 'append_line', 'read_journal', 'open_array', 'open_arrays', 'intact', 'check_space',
            'write_whole', 'features_root', 'new_meta', 'prepare', 'compute_block', 'why_unreadable', 'find_unreadable',
            'unreadable_error', 'unfinished', 'fill', 'alone_in', 'finished', 'block_of', 'known_unreadable', 'complete',
-           'extract', 'as_rows', 'take', 'FeatureStore', 'read_array', 'read_batch', 'to_memory', 'in_memory',
-           'likeness']
+           'readers', 'extract', 'as_rows', 'take', 'FeatureStore', 'read_array', 'read_batch', 'to_memory',
+           'in_memory', 'likeness']
 
 # %% ../nbs/04_features.ipynb #a2297e56
 import errno
@@ -27,6 +27,7 @@ import pandas as pd
 import PIL
 import torch
 from filelock import FileLock
+from joblib import cpu_count
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -490,6 +491,12 @@ def complete(
         fill(folder, clip, pictures, description['files'], todo, meta['dtype'], batch, workers, skip_unreadable, bar)
     if todo or not was_done: write_whole(folder/'done', json.dumps(dict(unreadable=known_unreadable(folder, meta))))
 
+# %% ../nbs/04_features.ipynb #938ffa56
+def readers(device)->int:
+    "Processes that read images for an encoder on a device: four at most."
+    return min(4, cpu_count()//4 if torch.device(device).type == 'cpu' else cpu_count())
+
+
 # %% ../nbs/04_features.ipynb #1856b01f
 def extract(
     clip, dataset,         # a CLIP; a data set, or anything with `paths`
@@ -498,7 +505,7 @@ def extract(
     view='plain',          # name of the view; others than 'plain' need `augment`
     dtype='float16',       # kept as 'float32', 'float16', 'bfloat16' or 'int8'
     batch=None,            # images a forward pass; None: 64, or 16 on a CPU, whose cache holds no more
-    workers=2,             # processes that read images; 0: this one
+    workers=None,          # processes that read images, 0: this one; None: see `readers`
     block=512,             # images between two entries of the journal
     skip_unreadable=False, # go on with zeros for images that cannot be read
     verify=False,          # compare checksums, redo what is damaged
@@ -508,6 +515,7 @@ def extract(
     "Dense and pooled features of every image, from files if they are there, computed otherwise."
     said = describe(clip, dataset.paths, image_size, view, dtype, augment, seed)
     batch = (16 if clip.device.type == 'cpu' else 64) if batch is None else batch
+    workers = readers(clip.device) if workers is None else workers
     check_request(said, batch, block, workers)
     folder, size = features_root(root)/key(said), said['image_size']
     pictures = Pictures(list(dataset.paths), clip.preprocess(size), size, augment, view, seed)

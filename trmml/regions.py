@@ -54,7 +54,8 @@ def attention_energies(
     "Scaled dot product of each query with each key, one head."
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f'queries have width {q.shape[-1]}, keys {k.shape[-1]}: project both to one width')
-    return rearrange(k @ q.mT, 'b n c -> b c n')/math.sqrt(q.shape[-1])
+    e = linear(k, q) if q.ndim == 2 else k @ q.mT
+    return rearrange(e, 'b n c -> b c n')/math.sqrt(q.shape[-1])
 
 # %% ../nbs/05_regions.ipynb #3784dfba
 def region_maps(

@@ -6,9 +6,9 @@
 __all__ = ['PROTOCOLS', 'NUMBERS', 'TOWER', 'SAME', 'CHOSEN', 'BEST', 'ON_TOWER', 'check_run', 'Run', 'stands_for', 'members',
            'load_clip', 'load_split', 'compute', 'load_features', 'Rows', 'hold_out', 'observed', 'training_rows',
            'parts', 'identity', 'processor', 'facts', 'plain', 'score_all', 'write', 'perform', 'stored', 'trained',
-           'take_over', 'origin', 'begin', 'worker', 'engine', 'perform_all', 'standing', 'grid', 'chosen', 'frame',
-           'moves', 'spread', 'summary', 'labelled', 'paired', 'cell', 'for_people', 'paper_rows', 'write_whole',
-           'write_table', 'claim', 'reading', 'pace', 'closer_look']
+           'take_over', 'origin', 'begin', 'worker', 'engine', 'side_by_side', 'perform_all', 'standing', 'grid',
+           'chosen', 'frame', 'moves', 'spread', 'summary', 'labelled', 'paired', 'cell', 'for_people', 'paper_rows',
+           'write_whole', 'write_table', 'claim', 'reading', 'pace', 'closer_look']
 
 # %% ../nbs/13_runs.ipynb #b641e0e2
 import hashlib
@@ -116,7 +116,7 @@ def load_split(dataset, split, root, difficult, settings=()):
 def compute(backbone, weights, image_size, device, dataset, split, root, difficult, views=0, settings=(), kept='', progress=False):
     "Features of a split, from files if they are there; live ones wait until they are asked for."
     clip = load_clip(backbone, weights, image_size, device)
-    workers = 0 if multiprocessing.parent_process() else 2   # a process that trains beside others starts none of its own
+    workers = 0 if multiprocessing.parent_process() else None   # a process that trains beside others starts none of its own
     return open_views(clip, load_split(dataset, split, root, difficult, settings), views, None if root is None else Path(root)/'features',
                       workers=workers, dtype=NUMBERS[kept], progress=progress)
 
@@ -212,7 +212,7 @@ def score_all(method, store, labels, classes):
     out = evaluate(predict(method, store), labels, classes)
     others, chosen = {}, getattr(method, 'score', None)
     for s in ('region', 'query', 'mean') if chosen else ():
-        method.score = s; others[s] = evaluate(predict(method, store), labels, classes)['mAP']
+        method.score = s; others[s] = out['mAP'] if s == chosen else evaluate(predict(method, store), labels, classes)['mAP']
     if chosen: method.score = chosen
     return out, others
 
@@ -303,20 +303,27 @@ def engine(n_jobs:int):
     except OSError as error: raise ConnectionError(f'TRMML_CLUSTER={address}: no dask scheduler answers there; start one with "dask scheduler"') from error
     return parallel_config(backend='dask', n_jobs=-1)
 
+# %% ../nbs/13_runs.ipynb #3c588cad
+def side_by_side(device, n:int)->int:
+    "How many of n runs to do at a time: one a core on a CPU; on a GPU four at most, as its free memory allows."
+    if torch.device(device).type == 'cpu': return max(1, min(cpu_count(), n))
+    need = 2*torch.cuda.memory_allocated(device) + 4*2**30   # what is loaded already stands for a process's share, the rest for its steps
+    return max(1, min(4, n, cpu_count()//2, torch.cuda.mem_get_info(device)[0]//need))
+
+
 # %% ../nbs/13_runs.ipynb #d2b9ae83
 def perform_all(
     runs:list,          # of Run
     root=None, out='results', device='cpu',
-    n_jobs:int=None,    # None: one a core on a CPU, one on a GPU
+    n_jobs:int=None,    # None: see `side_by_side`
     progress:bool=True,
 )->list:                # of dict, in the order of `runs`
     "Results of many runs; those already there are not run again."
     absent = lambda runs: [r for r in dict.fromkeys(runs) if stored(r, out, root, device) is None]
     missing = absent(runs); waves = absent(m for r in missing for m in members(r) or [r]), [r for r in missing if members(r)]
     missing = [r for wave in waves for r in wave]
-    n_jobs, out = n_jobs or (1 if str(device) != 'cpu' else min(cpu_count(), max(len(missing), 1))), Path(out).absolute()
     for r in {(r.dataset, r.backbone, r.weights, r.image_size, r.views, r.data, r.features): r for r in missing}.values(): parts(r, root, device, progress)
-    threads = max(1, cpu_count()//n_jobs)
+    n_jobs, out = n_jobs or side_by_side(device, len(missing)), Path(out).absolute(); threads = max(1, cpu_count()//n_jobs)
     jobs = ([delayed(worker)(r, root, out, device, threads, progress and n_jobs == 1) for r in reversed(wave)] for wave in waves)   # what a table is about stands last and takes longest
     with engine(n_jobs) if missing else nullcontext():
         pool = Parallel(return_as='generator_unordered')

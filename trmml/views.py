@@ -194,7 +194,7 @@ def open_views(
     views:int=0,           # 0: the plain view; V > 0: as many cached augmented views; -1: live
     root=None,             # folder of all extractions, as in `extract`
     image_size=None,       # working resolution; None: clip's own
-    workers:int=2,         # processes that read images
+    workers:int=None,      # processes that read images; None: as `extract` thinks fit, 2 for live views
     **settings,            # of `extract`
 ):                         # FeatureStore, Views or Live: all have len(), batch(rows, device) and in_memory()
     "The features of a split as a training wants to see them."
@@ -203,5 +203,5 @@ def open_views(
     size = clip.image_size if image_size is None else image_size
     common = dict(root=root, image_size=size, workers=workers, **settings)
     if views == 0: return extract(clip, dataset, **common)
-    if views < 0: return Live(clip, dataset.paths, Augment(size), size, workers)
+    if views < 0: return Live(clip, dataset.paths, Augment(size), size, 2 if workers is None else workers)
     return Views([extract(clip, dataset, view=f'aug{v}', augment=Augment(size), **common) for v in range(views)])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..clip import CLIP, PromptLearner, position_embedding
+from ..linear import linear
 from ..method import Method, as_features, classification
 from ..model import check_options
 
@@ -44,10 +45,10 @@ def dual_pixel_logits(
     scale:float,     # kappa*lambda, overall scale
 )->tuple:            # z_pos (B, C), z_neg (B, C), weights (B, C, n)
     "Votes of all positions for and against each class, weighted by the positive prompt's softmax."
-    cos = torch.einsum('bnd,pcd->pbcn', u, normalize(G.float(), dim=-1))
-    w = (spatial*cos[0]).softmax(-1)
-    z = scale*(w*cos).sum(-1)
-    return z[0], z[1], w
+    cos = linear(u, normalize(G.float(), dim=-1).flatten(0, 1)).mT.contiguous().unflatten(1, (2, -1))   # (B, 2, C, n)
+    w = (spatial*cos[:, 0]).softmax(-1)
+    z = scale*(w[:, None]*cos).sum(-1)
+    return z[:, 0], z[:, 1], w
 
 # %% ../../nbs/21_dualcoop.ipynb #b64d3040
 class DualCoOp(Method):
