@@ -141,12 +141,12 @@ def test_a_run_from_pictures_to_a_number(folder, tmp_path):
     assert again == got[DEVICE]
 
 
-def test_runs_side_by_side_give_the_same(folder, tmp_path):
-    "Two processes on one device, and one run after the other."
+def test_runs_side_by_side_agree_with_runs_in_turn(folder, tmp_path):
+    "Two processes on one device, and one run after the other, in float32 whose sums may come in another order."
     grid = [runs.Run(folder, 'trmml', .5, seed, settings=dict(epochs=2, batch=16)) for seed in (0, 1)]
     alone, together = (runs.perform_all(grid, tmp_path, tmp_path/str(n), DEVICE, n_jobs=n, progress=False) for n in (1, 2))
-    for a, b in zip(alone, together): assert a['key'] == b['key'] and abs(a['mAP'] - b['mAP']) < .02
-    assert runs.side_by_side(DEVICE, 1) == 1 and 1 <= runs.side_by_side(DEVICE, 100) <= max(4, (os.cpu_count() or 1))
+    assert [r['run']['seed'] for r in together] == [0, 1] and alone[0]['mAP'] != alone[1]['mAP']
+    for a, b in zip(alone, together): assert abs(a['mAP'] - b['mAP']) < .02
 
 
 def test_table1_on_a_device(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,6 +150,14 @@ def many(folder): return [run(folder, 'zeroshot', known=1.), run(folder), run(fo
 def one_by_one(drawn, tmp_path_factory):
     out = tmp_path_factory.mktemp('one')
     return perform_all(many(drawn), out, out, n_jobs=1, progress=False), out
+
+
+def test_each_score_is_predicted_once(monkeypatch):
+    method, asked = SimpleNamespace(score='query'), []
+    monkeypatch.setattr(runs, 'predict', lambda m, store: asked.append(m.score) or torch.tensor([[.9, .2], [.1, .8], [.7, .3]]) + .01*len(asked))
+    out, others = runs.score_all(method, None, torch.tensor([[1, -1], [-1, 1], [-1, -1]]), ['a', 'b'])
+    assert asked == ['query', 'region', 'mean'] and method.score == 'query'
+    assert others['query'] == out['mAP'] and list(others) == ['region', 'query', 'mean']
 
 
 @pytest.mark.parametrize('n_jobs', [1, 2])

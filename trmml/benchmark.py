@@ -6,8 +6,8 @@
 __all__ = ['NAMES', 'PARTS', 'clock', 'alternate', 'machine', 'plain_tower', 'plain_positions', 'Peers', 'random_store',
            'backward', 'epoch_work', 'step_work', 'autocast_for', 'step_parts', 'names_of', 'measure', 'per_image',
            'factors', 'mapped_store', 'step_choices', 'choices_in_words', 'encoder_rates', 'whole_row', 'row_in_words',
-           'stored_in_words', 'in_words', 'slope', 'grow', 'pictures', 'extraction_work', 'slopes', 'together',
-           'check_sizes', 'in_ms', 'growth_figure', 'where_time_goes']
+           'stored_in_words', 'in_words', 'then_and_now', 'slope', 'grow', 'pictures', 'extraction_work', 'slopes',
+           'together', 'check_sizes', 'in_ms', 'growth_figure', 'where_time_goes']
 
 # %% ../nbs/15_benchmark.ipynb #62204a5f
 import copy
@@ -33,7 +33,6 @@ from .labels import partial
 from .learner import TensorStore, fit, optimizer, train_epoch
 from .losses import asymmetric_loss
 from .methods import create
-from .methods.dualcoop import dual_pixel_logits
 from .runs import processor
 from .views import Live
 
@@ -115,7 +114,8 @@ class Peers(nn.Module):
 
     def head(self, u, G, labels):
         "Loss of a batch from features of its positions and text features."
-        pos, neg, _ = dual_pixel_logits(F.normalize(u, dim=-1), G, .2*self.scale, self.scale)
+        cos = torch.einsum('bnd,pcd->pbcn', F.normalize(u, dim=-1), F.normalize(G, dim=-1))   # as in the official code, not through our `linear`
+        pos, neg = self.scale*((.2*self.scale*cos[0]).softmax(-1)*cos).sum(-1)
         return .03*asymmetric_loss(pos - neg, labels)
 
     def loss(self, images, labels): return self.head(plain_positions(self.visual, images), self.encode_text(), labels)
@@ -365,6 +365,17 @@ def in_words(
     n = about['threads']
     return (f"Faster than the peers' way: {said}. Measured on {about['device']}, {n} thread{'s' if n > 1 else ''}, "
             f"PyTorch {about['torch']}, Python {about['python']}.")
+
+# %% ../nbs/15_benchmark.ipynb #aac301ad
+def then_and_now(
+    out, # folder of results
+)->pd.DataFrame: # device, machine, commit, runs side by side, seconds of the command, times as fast as the first of its device, mean mAP
+    "Table 1 on the doodles with earlier and later code, as `.ci/then_and_now.py` stored it; the first row of a device is what the others are compared with."
+    files = sorted((Path(out)/'tables').glob('table1-then-and-now-*.csv'))
+    if not files: raise FileNotFoundError(f'{out}/tables holds no table1-then-and-now-*.csv: run python .ci/then_and_now.py')
+    t = pd.concat([pd.read_csv(p) for p in files], ignore_index=True)
+    t['times'] = t.groupby('device').seconds.transform('first')/t.seconds
+    return t[['device', 'machine', 'commit', 'side_by_side', 'seconds', 'times', 'dualcoop_mAP', 'trmml_mAP']]
 
 # %% ../nbs/15_benchmark.ipynb #0456466b
 def slope(

@@ -181,9 +181,9 @@ def packing(
 # %% ../nbs/03_clip.ipynb #8864c5b9
 @cache   # for good, as packings
 @torch.inference_mode(False)
-def seen(asking:int, of:int, device=None)->Tensor:
-    "(asking, of) bool: what the last tokens of a sentence may look at."
-    return torch.ones(asking, of, dtype=torch.bool, device=device).tril(of - asking)
+def seen(queries:int, keys:int, device=None)->Tensor:
+    "(queries, keys) bool: what the last tokens of a sentence may look at."
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 def attend(
     q, k, v, # (T, width) keys and values of all rows, queries of those that ask
@@ -203,7 +203,6 @@ def attend(
         o = c if b.shape[2] == 1 else F.scaled_dot_product_attention(a, b, c, seen(a.shape[2], b.shape[2], a.device))   # a single token sees itself
         out.append(o.transpose(1, 2).flatten(2).flatten(0, 1))
     return torch.cat(out)
-
 
 # %% ../nbs/03_clip.ipynb #04b0345d
 def packed_block(

@@ -496,7 +496,6 @@ def readers(device)->int:
     "Processes that read images for an encoder on a device: four at most."
     return min(4, cpu_count()//4 if torch.device(device).type == 'cpu' else cpu_count())
 
-
 # %% ../nbs/04_features.ipynb #1856b01f
 def extract(
     clip, dataset,         # a CLIP; a data set, or anything with `paths`

@@ -42,7 +42,6 @@ class OneDNN(torch.autograd.Function):
         rows = lambda t: t.reshape(-1, t.shape[-1])
         return product(g, w.t()) if for_x else None, outer(rows(g), rows(x)) if for_w else None, rows(g).sum(0) if for_b else None
 
-
 # %% ../nbs/03a_linear.ipynb #2d24d21a
 def fits(x, w)->bool:
     "Whether a product for training goes to oneDNN."
@@ -61,4 +60,3 @@ def through(layers, x):
     "x through layers one after the other: nn.Sequential, or modules in order."
     for m in layers: x = linear(x, m.weight, m.bias) if type(m) is nn.Linear and not m._forward_hooks and not m._forward_pre_hooks else m(x)
     return x
-

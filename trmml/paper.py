@@ -239,8 +239,9 @@ def caption(
     t:pd.DataFrame,   # as from `means`
     own:str,          # the label that others are compared with
 )->str:
-    "What the numbers of a table are, in two sentences."
+    "What the numbers of a table are, in a sentence or two."
     n = int(t.xs('seeds', axis=1, level=1).max().max())
+    if n == 1: return 'mAP in percent, of one seed: no spread, and nothing is compared.'
     return (f"mAP in percent, mean ± standard deviation over {n} seeds. {MARK} The average is not distinguishable from that of "
             f"{TITLES.get(own, own)} (95 % interval of the paired difference over seeds).")
 

@@ -304,12 +304,13 @@ def engine(n_jobs:int):
     return parallel_config(backend='dask', n_jobs=-1)
 
 # %% ../nbs/13_runs.ipynb #3c588cad
-def side_by_side(device, n:int)->int:
-    "How many of n runs to do at a time: one a core on a CPU; on a GPU four at most, as its free memory allows."
-    if torch.device(device).type == 'cpu': return max(1, min(cpu_count(), n))
-    need = 2*torch.cuda.memory_allocated(device) + 4*2**30   # what is loaded already stands for a process's share, the rest for its steps
+def side_by_side(device, n:int, live=False)->int:
+    "How many of n runs to do at a time: one a core on a CPU; on an NVIDIA GPU four at most, as its free memory allows."
+    kind = torch.device(device).type
+    if kind == 'cpu': return max(1, min(cpu_count(), n))
+    if kind != 'cuda' or n <= 1 or live: return 1
+    need = 2*torch.cuda.memory_allocated(device) + 8*2**30   # what is loaded here stands for a process's share
     return max(1, min(4, n, cpu_count()//2, torch.cuda.mem_get_info(device)[0]//need))
-
 
 # %% ../nbs/13_runs.ipynb #d2b9ae83
 def perform_all(
@@ -323,7 +324,8 @@ def perform_all(
     missing = absent(runs); waves = absent(m for r in missing for m in members(r) or [r]), [r for r in missing if members(r)]
     missing = [r for wave in waves for r in wave]
     for r in {(r.dataset, r.backbone, r.weights, r.image_size, r.views, r.data, r.features): r for r in missing}.values(): parts(r, root, device, progress)
-    n_jobs, out = n_jobs or side_by_side(device, len(missing)), Path(out).absolute(); threads = max(1, cpu_count()//n_jobs)
+    n_jobs, out = n_jobs or side_by_side(device, len(missing), any(r.views < 0 for r in missing)), Path(out).absolute(); threads = max(1, cpu_count()//n_jobs)
+    if n_jobs > 1 and str(device) != 'cpu': load_features.cache_clear()   # the card's memory is for the processes that train
     jobs = ([delayed(worker)(r, root, out, device, threads, progress and n_jobs == 1) for r in reversed(wave)] for wave in waves)   # what a table is about stands last and takes longest
     with engine(n_jobs) if missing else nullcontext():
         pool = Parallel(return_as='generator_unordered')
