@@ -146,8 +146,8 @@ def test_reader_processes_follow_photos_and_device(monkeypatch):
     "Folders of any size, devices by name or as torch has them; on a CPU the backbone keeps most cores."
     import torch
 
-    from trmml import TRMML, estimator
-    monkeypatch.setattr(estimator, 'cpu_count', lambda: 8); monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    from trmml import TRMML, features
+    monkeypatch.setattr(features, 'cpu_count', lambda: 8); monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     got = {str(d): [TRMML(device=d).n_workers(n) for n in (10, 64, 5000)] for d in ('auto', 'cpu', torch.device('cpu'), 'cuda:0')}
     assert got['cpu'] == [0, 2, 2] and got['cuda:0'] == [0, 4, 4] and got['auto'] in (got['cpu'], got['cuda:0'])
     assert TRMML(workers=3).n_workers(10) == 3
