@@ -44,7 +44,7 @@ def row(commit, device, jobs):
     from trmml.runs import processor
     machine = processor() if device == 'cpu' else torch.cuda.get_device_name(device)
     about = dict(device=device, machine=machine, torch=torch.__version__, commit=git('rev-parse', '--short', commit),
-                 date=git('show', '-s', '--format=%cs', commit), side_by_side=jobs or 'default')
+                 date=git('show', '-s', '--format=%cs', commit), side_by_side=jobs or (os.cpu_count() if device == 'cpu' else 'default'))
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder); code = folder/'code'
         try:

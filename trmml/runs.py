@@ -325,7 +325,7 @@ def perform_all(
     missing = [r for wave in waves for r in wave]
     for r in {(r.dataset, r.backbone, r.weights, r.image_size, r.views, r.data, r.features): r for r in missing}.values(): parts(r, root, device, progress)
     n_jobs, out = n_jobs or side_by_side(device, len(missing), any(r.views < 0 for r in missing)), Path(out).absolute(); threads = max(1, cpu_count()//n_jobs)
-    if n_jobs > 1 and str(device) != 'cpu': load_features.cache_clear()   # the card's memory is for the processes that train
+    if n_jobs > 1 and str(device) != 'cpu': load_features.cache_clear(); torch.cuda.empty_cache()   # the card's memory is for the processes that train
     jobs = ([delayed(worker)(r, root, out, device, threads, progress and n_jobs == 1) for r in reversed(wave)] for wave in waves)   # what a table is about stands last and takes longest
     with engine(n_jobs) if missing else nullcontext():
         pool = Parallel(return_as='generator_unordered')
