@@ -2,3 +2,39 @@
 import os
 
 os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = '1'
+
+import pytest
+
+
+@pytest.fixture
+def writes_a_file(tmp_path):
+    "Makes a TorchScript archive whose `__setstate__` writes 16 bytes; returns where, for a path."
+    import warnings
+
+    import torch
+    from torch import nn
+    marker = tmp_path/'written by an archive'
+
+    class Writer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.there = nn.Parameter(torch.ones(3)), str(marker)
+            self.register_buffer('b', torch.zeros(2))
+
+        def forward(self, x): return x
+
+        @torch.jit.export
+        def __getstate__(self): return (self.w, self.there, self.training)
+
+        @torch.jit.export
+        def __setstate__(self, state: tuple[torch.Tensor, str, bool]):
+            self.b = torch.from_file(state[1], True, 16, dtype=torch.uint8)   # mapped for writing
+            self.b.copy_(torch.arange(16, dtype=torch.uint8))
+            self.w, self.there, self.training = state[0], state[1], state[2]
+
+    def write(path):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')   # TorchScript is deprecated
+            torch.jit.script(Writer()).save(str(path))
+        return marker
+    return write

@@ -2,6 +2,7 @@
 import os
 import pickle
 import warnings
+import zipfile
 
 import open_clip
 import pytest
@@ -11,7 +12,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from trmml import clip as clips
-from trmml.clip import CLIP, OPENAI_MARKS, PromptLearner, encode_embeddings, image_features, load, tokenize
+from trmml.clip import (CLIP, OPENAI_MARKS, PromptLearner, encode_embeddings, image_features, load,
+                        read_weights, tokenize)
 from trmml.method import count_parameters
 from trmml.methods import create
 
@@ -193,7 +195,110 @@ def test_pickles_are_not_executed(tmp_path, write, name):
         assert marker.exists()
 
 
+# ---- TorchScript archives are read, never run
+
+class Layers(nn.Module):
+    "Weights of several types and shapes, below modules with numbers for names; a mask."
+    def __init__(self):
+        super().__init__()
+        layers = nn.Conv2d(3, 4, 1).half(), nn.BatchNorm2d(4), nn.Linear(2, 2, bias=False)
+        self.layers, self.mask = nn.ModuleList(layers), torch.ones(2)
+        self.share, self.sizes, self.where = .5, [1, 2], torch.device('cpu')
+        self.turned = nn.Parameter(torch.arange(6.).reshape(2, 3).t()); self.tied = self.layers[2]
+        self.register_buffer('count', torch.tensor(7))
+        self.register_buffer('empty', torch.zeros(0, 3))
+        self.register_buffer('flags', torch.tensor([True, False]))
+
+    def forward(self, x): return x*self.mask + self.sizes[0]
+
+
+def write_script(path, how, module):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                               # TorchScript is deprecated
+        script = how == 'script'
+        made = torch.jit.script(module) if script else torch.jit.trace(module, torch.zeros(2))
+        made.save(str(path))
+
+
+@pytest.mark.parametrize('how', ['script', 'trace'])
+def test_archive_is_what_torch_makes_of_it(tmp_path, how):
+    write_script(tmp_path/'x.pt', how, Layers()); got = read_weights(tmp_path/'x.pt')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore'); want = torch.jit.load(tmp_path/'x.pt').state_dict()
+    assert set(got) == set(want) == set(Layers().state_dict())
+    assert 'tied.weight' in got and 'mask' not in got
+    for k, v in want.items():
+        assert_close(got[k], v, rtol=0, atol=0)
+        assert got[k].stride() == v.stride() and not got[k].requires_grad
+
+
+def test_archive_is_not_given_to_torch(tmp_path, monkeypatch):
+    def never(*_, **__): raise AssertionError('the archive was run')
+    write_script(tmp_path/'x.pt', 'trace', Layers()); monkeypatch.setattr(torch.jit, 'load', never)
+    assert 'layers.1.running_mean' in read_weights(tmp_path/'x.pt')
+
+
+def test_code_of_an_archive_is_not_run(tmp_path, writes_a_file):
+    marker = writes_a_file(tmp_path/'x.pt')
+    for read in read_weights, lambda path: load('RN50', path):
+        with pytest.raises(ValueError, match='x.pt is .*__setstate__'): read(tmp_path/'x.pt')
+    assert not marker.exists()
+    torch.jit.load(tmp_path/'x.pt')                                   # the trap is a real one
+    assert marker.read_bytes() == bytes(range(16))
+
+
+def rewritten(source, path, change):
+    "The same archive with other contents: `change` of the name of a record and its bytes."
+    with zipfile.ZipFile(source) as a, zipfile.ZipFile(path, 'w') as b:
+        for n in a.namelist(): b.writestr(n, change(n.split('/', 1)[1], a.read(n)))
+
+
+def pickled(text):
+    "An archive's pickle replaced by another."
+    return lambda name, data: text if name == 'data.pkl' else data
+
+
+HOSTILE = dict(
+    calls=(pickled(b'cos\nmkdir\n(X\x01\x00\x00\x00atR.'), 'os.mkdir is nothing that Torch'),
+    builtin=(pickled(b'cbuiltins\neval\n(X\x03\x00\x00\x001+1tR.'), 'builtins.eval is nothing'),
+    function_of_torch=(pickled(b'ctorch.hub\nload\n(X\x01\x00\x00\x00atR.'), 'hub.load is nothing'),
+    no_module=(pickled(b'].'), 'holds no module'),
+    cut=(pickled(b'c__torch__\nX\n'), ''),
+    other_class=(pickled(b'c__torch__\nNone\n)\x81}b.'), ''),
+    no_numbers=(lambda name, data: b'' if name.startswith('data/') else data, 'larger than data/'),
+    no_source=(lambda name, data: b'' if name.endswith('.py') else data, ''))
+
+
+@pytest.mark.parametrize('case', HOSTILE)
+def test_hostile_archive(tmp_path, monkeypatch, case):
+    change, words = HOSTILE[case]; monkeypatch.chdir(tmp_path)
+    write_script(tmp_path/'good.pt', 'trace', Layers())
+    rewritten(tmp_path/'good.pt', tmp_path/'x.pt', change)
+    if words:
+        said = f'x.pt is not a readable .*{words}'
+        with pytest.raises(ValueError, match=said): read_weights(tmp_path/'x.pt')
+    else:
+        try: assert read_weights(tmp_path/'x.pt') == {}               # or nothing in it
+        except ValueError as error: assert 'x.pt is not a readable weights file' in str(error)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['good.pt', 'x.pt']
+
+
+def test_bits_of_an_archive(tmp_path):
+    "A changed bit of any tensor is noticed: the zip has a sum for each."
+    write_script(tmp_path/'x.pt', 'trace', Layers())
+    data = bytearray((tmp_path/'x.pt').read_bytes())
+    at = data.index(torch.arange(6.).numpy().tobytes()); data[at + 5] ^= 64
+    (tmp_path/'x.pt').write_bytes(data)
+    with pytest.raises(ValueError, match='x.pt is not a readable'): read_weights(tmp_path/'x.pt')
+
+
+def test_tag_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); (tmp_path/'openai').write_bytes(b'x')
+    with pytest.raises(ConnectionError, match="'openai' of RN50"): load('RN50')
+
+
 @pytest.mark.parametrize('name, weights, message', [
+    ('hf-hub:a/b', None, 'unknown backbone'), ('local-dir:a', None, 'unknown backbone'),
     ('RN51', None, "unknown backbone 'RN51': use \"doodle-clip\" or one of open_clip's ResNets: RN50, .*RN101"),
     ('RN51', 'openai', "unknown backbone 'RN51'"),
     ('ViT-B-32', None, 'ViT-B-32 is not a CLIP ResNet'),

@@ -129,6 +129,75 @@ def test_model_folder(place, own, capsys, name, how, words):
     assert code == 3 and words in err and out == '' and len(err.strip().splitlines()) == 1
 
 
+def backbone(m, **what):
+    said = json.loads((m/'model.json').read_text()); edit(m, backbone=said['backbone'] | what)
+
+
+ELSEWHERE = [   # what model.json says of the backbone; words of the message
+    ('a hub', dict(name='hf-hub:a/b'), 'backbone.name'),
+    ('a folder', dict(name='local-dir:a'), 'backbone.name'),
+    ('a name in a list', dict(name=['RN50']), 'backbone.name'),
+    ('a path', dict(name='RN50', weights='/x/RN50.pt'), 'backbone.weights'),
+    ('a path beside it', dict(weights='doodle.safetensors'), 'backbone.weights'),
+    ('another tag', dict(weights='laion2b'), 'backbone.weights'),
+    ('a number', dict(weights=5), 'backbone.weights'),
+    ('a huge picture', dict(image_size=32000), 'backbone.image_size'),
+    ('no picture', dict(image_size=0), 'backbone.image_size'),
+    ('less than that', dict(image_size=-64), 'backbone.image_size'),
+    ('half a pixel', dict(image_size=64.5), 'backbone.image_size'),
+    ('a size in words', dict(image_size='64'), 'backbone.image_size'),
+    ('a truth', dict(image_size=True), 'backbone.image_size')]
+
+
+@pytest.mark.parametrize('name,what,words', ELSEWHERE, ids=[e[0] for e in ELSEWHERE])
+def test_a_model_leads_nowhere_else(place, own, capsys, monkeypatch, name, what, words):
+    "Neither a file, a network nor much memory is touched because a model.json says so."
+    import open_clip
+    def never(*_, **__): raise AssertionError('the backbone was looked for')
+    monkeypatch.setattr(estimator.backbones, 'load', never)
+    monkeypatch.setattr(open_clip.factory, '_get_hf_config', never)
+    backbone(own, **what)
+    code, out, err = trmml_says(capsys, 'predict', own, place/'photos', '--quiet')
+    assert code == 3 and f'model.json: {words}' in err and out == ''
+    assert len(err.strip().splitlines()) == 1
+    assert 'pass weights=' in err or words == 'backbone.image_size'
+
+
+@pytest.mark.parametrize('given', [False, True], ids=['named by the model', 'given by the user'])
+def test_code_of_weights_is_not_run(place, own, capsys, writes_a_file, given):
+    "An archive that would write a file when torch loads it."
+    marker = writes_a_file(own/'RN50.pt'); backbone(own, name='RN50', weights=str(own/'RN50.pt'))
+    weights, option = (own/'RN50.pt', ['--weights', own/'RN50.pt']) if given else (None, [])
+    with pytest.raises(estimator.ModelError): TRMML.load(own, weights, progress=False)
+    table = 'complete', own, place/'labels.csv', '--photos', place/'photos'
+    for command in ('predict', own, place/'photos'), table:
+        code, out, err = trmml_says(capsys, *command, '--quiet', *option)
+        assert code == 3 and out == '' and 'RN50.pt' in err
+    assert not marker.exists()
+
+
+def test_a_model_holds_no_path(place, own, capsys, tmp_path):
+    "Trained on weights of a file: that file is given again, and has to be the same."
+    from safetensors.torch import load_file, save_file
+
+    from trmml import clip
+    file, other, photos = tmp_path/'eyes.safetensors', tmp_path/'other.safetensors', place/'photos'
+    state = load_file(clip.DOODLE_FILE); save_file(state, file)
+    save_file(state | {k: v*2 for k, v in state.items() if v.is_floating_point()}, other)
+    first = TRMML.load(own, progress=False).predict(photos)
+    model = TRMML.load(own, file, progress=False)
+    pd.testing.assert_frame_equal(model.predict(photos), first, check_exact=True); model.save(own)
+    text = (own/'model.json').read_text() + (own/'README.md').read_text()
+    assert 'eyes' not in text and str(tmp_path) not in text and '"weights": "file"' in text
+    with pytest.raises(estimator.ModelError, match='pass weights='): TRMML.load(own, progress=False)
+    with pytest.raises(estimator.ModelError, match='other weights.*sha256'):
+        TRMML.load(own, other, progress=False)
+    for option, want in ((), 3), (('--weights', other), 3), (('--weights', file), 0):
+        assert trmml_says(capsys, 'predict', own, photos, '--quiet', *option)[0] == want
+        one = 'explain', own, next(photos.iterdir()), '--out', tmp_path/'r.png', '--quiet'
+        assert trmml_says(capsys, *one, *option)[0] == want
+
+
 PREDICT = [
     ('a folder of folders', lambda r: ('predict', r/'model', r), 'holds folders', 2),
     ('no picture in the folder', lambda r: ('predict', r/'model', r/'model'), 'holds no picture', 2),
@@ -165,6 +234,7 @@ def test_other_commands(place, capsys, name, args, words, want):
 PYTHON = [   # name, what is done with a table, its photos and a saved model; words of the message
     ('no list of names', lambda t, p, m: TRMML(classes=5), 'expected a list of names'),
     ('an empty list of names', lambda t, p, m: TRMML(classes=[]), 'leave it out'),
+    ('a picture too large', lambda t, p, m: TRMML(image_size=4096), 'up to 2048'),
     ('words for numbers', lambda t, p, m: TRMML(epochs='ten'), "epochs='ten'"),
     ('a share in words', lambda t, p, m: TRMML(held_out='.2'), 'a share'),
     ('no seed', lambda t, p, m: TRMML(seed=None), 'seed=None'),

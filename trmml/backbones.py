@@ -6,7 +6,7 @@
 __all__ = ['vit_embed', 'to_itself', 'vit_project', 'vit_features', 'pools_prefix', 'positions_of', 'timm_features', 'Towers',
            'encode_whole', 'WholePrompts', 'kind_of', 'why_not', 'size_of', 'check_size', 'to_square', 'OpenCLIP',
            'architecture', 'from_config', 'near', 'described', 'normalisation', 'tokenizer_of', 'state_of', 'gelu_of',
-           'fill', 'ImageOnly', 'no_text', 'image_tower', 'load', 'visual_hash', 'listing']
+           'fill', 'ImageOnly', 'no_text', 'image_tower', 'load', 'visual_hash', 'known_tag', 'listing']
 
 # %% ../nbs/40_backbones.ipynb #87e58ba0
 import difflib
@@ -289,7 +289,8 @@ def described(
 )->dict:      # its configuration
     "What defines a backbone, or a `ValueError` that says why it cannot be used."
     if name == 'doodle-clip': return settings_of(name)
-    cfg = open_clip.get_model_config(name) if isinstance(name, str) else None
+    known = isinstance(name, str) and name in open_clip.list_models()   # others lead elsewhere
+    cfg = open_clip.get_model_config(name) if known else None
     if cfg is None:
         like = near(name)
         raise ValueError(f'unknown backbone {name!r}: ' + (f'did you mean {", ".join(like)}? ' if like else '') + '"trmml info --backbones" lists what works')
@@ -398,6 +399,15 @@ def visual_hash(
     h = hashlib.sha256()
     for k, v in sorted(clip.model.visual.state_dict().items()): h.update(k.encode()); h.update(v.detach().float().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
+
+# %% ../nbs/40_backbones.ipynb #25aebc4d
+def known_tag(
+    name:str, # of a backbone
+    weights,  # as given to `load`
+)->bool:
+    "Whether weights are named by a tag: where they lie is the library's affair, not the caller's."
+    if name == 'doodle-clip' and weights in ('openai', 'doodles'): return True
+    return bool(open_clip.pretrained.get_pretrained_cfg(name, str(weights)))
 
 # %% ../nbs/40_backbones.ipynb #c3762aeb
 def listing(

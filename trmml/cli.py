@@ -115,7 +115,7 @@ def as_text(df, as_json):
     return json.dumps({i: {c: None if v != v else v for c, v in r.items()} for i, r in rows.items()}, indent=1, default=float)
 
 def opened(model, weights, device, quiet):
-    "A saved model."
+    "A saved model; `weights` is needed where it was trained on those of a file. Raises ModelError."
     from trmml.estimator import TRMML
     return TRMML.load(model, weights, device, progress=not quiet)
 
