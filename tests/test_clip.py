@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from trmml import clip as clips
 from trmml.clip import (CLIP, OPENAI_MARKS, PromptLearner, encode_embeddings, image_features, load,
                         read_weights, tokenize)
-from trmml.method import count_parameters
+from trmml.train.method import count_parameters
 from trmml.methods import create
 
 SENTENCES = ['a cat', 'a photo of a dining table.', 'two dogs on a sofa in front of a very small tv monitor, at night']

@@ -10,7 +10,7 @@ import papermill
 import pytest
 import torch
 
-from trmml.companion import (as_bool, as_device, as_list, as_number, dataset_label, in_words, locate, pick_pictures, project_root,
+from trmml.report.companion import (as_bool, as_device, as_list, as_number, dataset_label, in_words, locate, pick_pictures, project_root,
                              region_numbers, results_folder, top_guesses)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +83,7 @@ def first_cells(path):
 
 
 WRONG = dict(device=('gpu', 'cuda:99'), n_jobs=(0, 1.5, 'all'), image_size=(0, 'big', 448.5))
-CHECKED = [(path, k) for path in sorted((ROOT/'nbs').glob('*.ipynb')) if (cells := first_cells(path)) for k in WRONG if re.search(rf'^{k} *=', cells[1], re.M)]
+CHECKED = [(path, k) for path in sorted((ROOT/'nbs').glob('**/*.ipynb')) if (cells := first_cells(path)) for k in WRONG if re.search(rf'^{k} *=', cells[1], re.M)]
 
 
 def test_all_tables_are_checked(): assert {f'table{n}' for n in range(1, 7)} | {'figure4'} <= {p.stem for p, k in CHECKED if k == 'device'} and len(CHECKED) >= 25

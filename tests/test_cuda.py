@@ -12,9 +12,9 @@ from torch.nn.functional import cosine_similarity, normalize
 from torch.testing import assert_close
 
 import trmml.clip
-from trmml import TRMML, companion, data, doodles, runs
+from trmml import TRMML, data, doodles, runs; from trmml.report import companion
 from trmml.clip import PromptLearner
-from trmml.learner import TensorStore, fit, optimizer, predict, train_epoch
+from trmml.train.learner import TensorStore, fit, optimizer, predict, train_epoch
 from trmml.methods import create
 from trmml.prototypes import counted
 
@@ -83,7 +83,7 @@ def test_prompts_and_their_gradients(here, there, settings):
 
 
 def test_cut_prompts_equal_those_of_77_tokens(there):
-    from trmml.benchmark import Peers
+    from trmml.report.benchmark import Peers
     peers, own = Peers(there, NAMES), create('trmml', there, NAMES)
     own.prompts.load_state_dict(peers.prompts.state_dict()); out = []
     for encode, ctx in (peers.encode_text, peers.prompts.ctx), (own.encode_text, own.prompts.ctx):

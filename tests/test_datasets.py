@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trmml import vg200
-from trmml.cache import cache_file
-from trmml.cub200 import attribute_words
+from trmml.data import vg200
+from trmml.data.annotation_cache import cache_file
+from trmml.data.cub200 import attribute_words
 from trmml.data import ALIASES, PEERS, READERS, VOC_CLASSES, as_peer, box_pairs, load
 from trmml.labels import large_loss
-from trmml.lists import published
-from trmml.nuswide import CONCEPTS
+from trmml.data.published import published
+from trmml.data.nuswide import CONCEPTS
 
 
 def photo(path, size=(30, 20)):
@@ -379,7 +379,7 @@ def test_vg_names_are_recovered(vg):
     made = {f'{p["image_id"]}.jpg': sorted({int(o['names'][0].split()[1]) for o in p['objects']} | set(range(30, 500))) for p in photos}
     (place/vg200.INDEX['ssgrl']).write_text(json.dumps(made))
     (root/'vg'/'vg200_names.txt').unlink()
-    with pytest.raises(FileNotFoundError, match='trmml.vg200.recover_names'): load('vg', root=root)
+    with pytest.raises(FileNotFoundError, match='trmml.data.vg200.recover_names'): load('vg', root=root)
     with pytest.raises(ValueError, match='170 of 200 names overlap less than 80% .* class 30'): vg200.recover_names(root)    # classes 30.. are of no name
     lines = (root/'vg'/'vg200_names.txt').read_text().splitlines()
     assert [l.split('\t')[0] for l in lines[:30]] == [f'thing {k}' for k in range(30)] and all(float(l.split('\t')[1]) == 1 for l in lines[:30])
@@ -458,7 +458,7 @@ def test_annotations_of_coco_size_are_read_in_time_and_memory_and_from_their_cac
 def test_a_cache_is_never_stale(tmp_path, monkeypatch):
     from trmml import data
     monkeypatch.setenv('TRMML_DATA', str(tmp_path))
-    monkeypatch.setattr(data, 'cached', lambda read, path, choices, folder: __import__('trmml.cache').cache.cached(read, path, choices, folder, least=0))
+    monkeypatch.setattr(data, 'cached', lambda read, path, choices, folder: __import__('trmml.data.annotation_cache').cache.cached(read, path, choices, folder, least=0))
     base = coco(tmp_path, IMAGES, ANN)
     fresh, kept = load('coco'), load('coco')
     assert kept.variant == fresh.variant and kept.boxes.equals(fresh.boxes) and (kept.sizes == fresh.sizes).all() and kept.card == fresh.card

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 
 from trmml.doodles import (ALL_KINDS, CATEGORIES, OTHER_KINDS, VOC_KINDS, Scene, Thing, caption, compose, draw, ensure,
                            recognisable, seed_of, write)
-from trmml.shapes import KINDS, check_kind, kind
+from trmml.doodles.shapes import KINDS, check_kind, kind
 
 EVEN = dict(even=True, counts=(.6, .4), most=1, sizes=(.35, .95), small=(.3, .8))   # pre-training at 64 pixels
 STORED = {   # of 20 pictures each: pixels, ids and captions as the doodles' CLIP was pre-trained on
@@ -70,7 +70,7 @@ def test_registering_a_kind_changes_no_scene():
 
 
 def test_order_of_imports_does_not_matter():
-    code = ('import trmml.things, trmml.living; from trmml.doodles import compose; '
+    code = ('import trmml.doodles.things, trmml.doodles.living; from trmml.doodles import compose; '
             'print(repr([compose(s, even=True) for s in range(30)]))')
     out, err = child(code).communicate()
     assert out.strip() == repr([compose(s, even=True) for s in range(30)]), err

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import trmml.data
-from trmml import downloads
-from trmml.downloads import File, download, fetch, unpack
+from trmml.data import downloads
+from trmml.data.downloads import File, download, fetch, unpack
 
 BODY = bytes(os.urandom(1 << 16))*40             # 2.6 MB, more than two blocks
 
@@ -114,7 +114,7 @@ def test_a_download_that_gave_up_is_gone_on_with_later(site, tmp_path):
 def test_a_process_that_is_killed_leaves_a_part_to_go_on_with(site, tmp_path):
     f = file(site)
     site.how['a.bin'] = dict(slow=.2)
-    code = f'from trmml.downloads import File, fetch\nfetch(File({f.name!r}, {f.urls!r}, {f.size}, {f.sha256!r}), {str(tmp_path)!r})'
+    code = f'from trmml.data.downloads import File, fetch\nfetch(File({f.name!r}, {f.urls!r}, {f.size}, {f.sha256!r}), {str(tmp_path)!r})'
     child = subprocess.Popen([sys.executable, '-c', code])
     part, end = tmp_path/'a.bin.part', time.time() + 60
     while not (part.exists() and part.stat().st_size) and time.time() < end: time.sleep(.05)
@@ -205,7 +205,7 @@ def test_no_server_at_all(tmp_path):
 def test_two_at_once(site, tmp_path):
     f = file(site)
     site.how['a.bin'] = dict(slow=.05)
-    code = f'from trmml.downloads import File, fetch\nprint(len(fetch(File({f.name!r}, {f.urls!r}, {f.size}, {f.sha256!r}), {str(tmp_path)!r}).read_bytes()))'
+    code = f'from trmml.data.downloads import File, fetch\nprint(len(fetch(File({f.name!r}, {f.urls!r}, {f.size}, {f.sha256!r}), {str(tmp_path)!r}).read_bytes()))'
     children = [subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [c.communicate(timeout=120)[0].strip() for c in children] == [str(len(BODY))]*2
     assert (tmp_path/'a.bin').read_bytes() == BODY and len(site.asked) == 1       # the second waited and found it

@@ -8,7 +8,7 @@ import pytest
 
 from trmml.data import VOC_CLASSES, Dataset
 from trmml.labels import describe, large_loss, partial, single_positive, validation_split
-from trmml.lists import LISTS, list_file, match_rows, published, read_list, read_sarb
+from trmml.data.published import LISTS, list_file, match_rows, published, read_list, read_sarb
 
 HERE = Path(__file__).resolve().parent
 SCORES = HERE.parents[1]/'shared'/'data'/'voc2007_test_scores.npz'
@@ -182,7 +182,7 @@ def test_other_splc_lists():
 def test_nus_val_list():
     names, positive = read_list(found('splc/nus_val.txt'), 81)
     per_class = dict(zip(range(81), positive.sum(0)))
-    from trmml.nuswide import CONCEPTS
+    from trmml.data.nuswide import CONCEPTS
     count = lambda c: per_class[CONCEPTS.index(c)]
     assert len(names) == 50720 and positive.sum() == 123567 and positive.sum(1).max() == 13 and positive.sum(1).min() == 1
     assert [count(c) for c in ('sky', 'clouds', 'person', 'map', 'earthquake')] == [18403, 13499, 11698, 16, 22] and positive.any(0).all()
@@ -209,7 +209,7 @@ def test_scpnet_cub_lists():
 
 
 def test_vg_lists():
-    from trmml.vg200 import _list
+    from trmml.data.vg200 import _list
     train, test = (_list(found(f'ssgrl/{s}_list_500.txt')) for s in ('train', 'test'))
     assert (len(train), len(test)) == (82904, 10000) and not set(train) & set(test)
 

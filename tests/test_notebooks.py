@@ -15,15 +15,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = sorted((ROOT/'nbs').glob('**/[!_.]*.ipynb'))
-COMPANIONS = [p for p in NBS if p.stem.startswith(('table', 'figure', 'tutorial', 'complete', 'choices', 'components', 'doodle_clip', 'doodle_resnet', 'benchmark', 'views', 'losses', 'everything', 'precision'))]
-LIBRARY = [p for p in NBS if re.match(r'\d\d[a-z]?_', p.name)]
+def tagged(path): return any('parameters' in c['metadata'].get('tags', []) for c in json.loads(path.read_text(encoding='utf-8'))['cells'])
+def exports(path): return '#| default_exp' in path.read_text(encoding='utf-8')
+COMPANIONS = [p for p in NBS if tagged(p)]
+LIBRARY = [p for p in NBS if exports(p) or p.parent.name == 'tutorials' and not tagged(p)]
 LONGEST, LARGEST = 25, 200_000                   # lines of a cell, bytes of a notebook
 UNCLEAN = re.compile(r'/home/|/Users/|/root/|/tmp/|/work/|/mnt/|/content/|site-packages|[A-Z]:\\\\|\b0x[0-9a-f]{6,}')
 EXPORT = re.compile(r'^#\|\s*export', re.M)
 MP = multiprocessing.get_context('forkserver')   # forks of a process that has imported everything and nothing else
 MP.set_forkserver_preload(['trmml.runs', 'trmml.model', 'nbdev.test', 'matplotlib.pyplot'])
 
-each = pytest.mark.parametrize('path', NBS, ids=lambda p: p.stem)
+each = pytest.mark.parametrize('path', NBS, ids=lambda p: p.relative_to(ROOT/'nbs').with_suffix('').as_posix())
 
 
 def cells(path, kind='code'): return [c for c in nbformat.read(path, 4).cells if c.cell_type == kind]
@@ -41,7 +43,7 @@ def shown(output):
 
 def test_there_are_notebooks():
     assert len(LIBRARY) >= 20 and set(LIBRARY) & set(COMPANIONS) == set()
-    assert {'00_labels', '03_clip', '13_runs'} <= {p.stem for p in LIBRARY}
+    assert {'1_clip', '1_labels', '1_runs'} <= {p.stem for p in LIBRARY}
 
 
 def test_there_are_companions():
@@ -173,7 +175,7 @@ def run_notebook(path, answer):
     os._exit(0 if done else 1)
 
 
-@pytest.mark.parametrize('path', LIBRARY, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', LIBRARY, ids=lambda p: p.relative_to(ROOT/'nbs').with_suffix('').as_posix())
 def test_library_notebook_runs(path, tmp_path):
     if is_slow(path): pytest.skip('flagged slow')
     p = MP.Process(target=run_notebook, args=(path, tmp_path/'stderr'))
@@ -190,7 +192,7 @@ def kept():
     return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
 
 
-@pytest.mark.parametrize('path', COMPANIONS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', COMPANIONS, ids=lambda p: p.relative_to(ROOT/'nbs').with_suffix('').as_posix())
 def test_companion_notebook_runs_small(path, tmp_path, monkeypatch):
     for name, value in dict(MPLBACKEND='agg', TQDM_DISABLE='1').items(): monkeypatch.setenv(name, value)
     assert 'smoke' in papermill.inspect_notebook(path), f'{path.name} has no parameter smoke'

@@ -1,4 +1,4 @@
-"""Your own photos: from a table with blanks to predictions as 01_data and the README show it, the tutorial on photographs, the front door."""
+"""Your own photos: from a table with blanks to predictions as data/1_data and the README show it, the tutorial on photographs, the front door."""
 import importlib
 import inspect
 import shutil
@@ -14,7 +14,7 @@ import pytest
 
 from trmml.data import load
 from trmml.labels import partial
-from trmml.tables import write_csv
+from trmml.data.table import write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 COCO128 = ROOT.parent/'shared'/'data'/'coco128'
@@ -22,7 +22,7 @@ COCO128 = ROOT.parent/'shared'/'data'/'coco128'
 
 @pytest.fixture
 def lines():
-    cells = [c.source for c in nbformat.read(ROOT/'nbs'/'01_data.ipynb', 4).cells if c.cell_type == 'code' and 'trmml.data.load(labels_csv)' in c.source]
+    cells = [c.source for c in nbformat.read(ROOT/'nbs'/'data/1_data.ipynb', 4).cells if c.cell_type == 'code' and 'trmml.data.load(labels_csv)' in c.source]
     assert len(cells) == 1
     return cells[0]
 
@@ -39,7 +39,7 @@ def test_from_a_table_with_blanks_to_predictions(lines, tmp_path, monkeypatch):
     whole = load(COCO128)
     labels_csv = write_csv(tmp_path/'labels.csv', whole.paths, whole.classes, partial(whole.labels, .33))
     given = dict(labels_csv=labels_csv, predictions_csv=tmp_path/'predictions.csv')
-    exec(compile(lines, '01_data', 'exec'), given)
+    exec(compile(lines, 'data/1_data', 'exec'), given)
     ds, out = given['ds'], pd.read_csv(tmp_path/'predictions.csv', index_col='image')
     assert (ds.labels == partial(whole.labels, .33)).all() and .3 < ds.card['known'] < .36
     assert list(out.index) == whole.paths and list(out.columns) == whole.classes and out.to_numpy().min() >= 0 and out.to_numpy().max() <= 1
@@ -71,7 +71,7 @@ def test_the_tutorial_on_photographs(tmp_path, monkeypatch):
     "128 photos of COCO by parameters: the table is filled, the loop goes round, the model comes back."
     for name, value in dict(TRMML_FEATURES=str(tmp_path/'features'), MPLBACKEND='agg').items(): monkeypatch.setenv(name, value)
     given = dict(coco128=str(COCO128), out=str(tmp_path), epochs=1)
-    papermill.execute_notebook(ROOT/'nbs'/'tutorial_own_photos.ipynb', tmp_path/'done.ipynb', given, cwd=ROOT, progress_bar=False, log_level='WARNING')
+    papermill.execute_notebook(ROOT/'nbs'/'tutorials/own_photos.ipynb', tmp_path/'done.ipynb', given, cwd=ROOT, progress_bar=False, log_level='WARNING')
     said = ''.join(o.get('text', '') for c in nbformat.read(tmp_path/'done.ipynb', 4).cells if c.cell_type == 'code' for o in c.outputs)
     assert '128 photos, 80 classes, 69% of the cells blank' in said and 'mAP on cells that are still blank' in said and 'bit for bit' in said
     folder = tmp_path/'runs'/'own_photos'

@@ -15,8 +15,8 @@ from torch.testing import assert_close
 import trmml.clip
 from trmml import data, runs
 from trmml.labels import partial, single_positive
-from trmml.learner import TensorStore, fit, optimizer, predict
-from trmml.method import count_parameters
+from trmml.train.learner import TensorStore, fit, optimizer, predict
+from trmml.train.method import count_parameters
 from trmml.methods import METHODS, OFFICIAL, TITLES, TRIALS, VANILLA, arguments, create, find, trials
 from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, position_shift
 from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept
@@ -530,7 +530,7 @@ def test_members_have_checkpoints_of_their_own(clip, world, tmp_path):
 
 @pytest.fixture(scope='module')
 def doodles(tmp_path_factory):
-    from trmml.companion import small
+    from trmml.report.companion import small
     root = tmp_path_factory.mktemp('doodles'); return root, small('doodles', root, train=24, test=16)
 
 
@@ -618,6 +618,6 @@ def test_no_method_gets_more_trials(name):
 
 
 def test_a_method_of_ones_own_is_short():
-    cells = json.loads((Path(__file__).resolve().parents[1]/'nbs'/'28_own_method.ipynb').read_text())['cells']
+    cells = json.loads((Path(__file__).resolve().parents[1]/'nbs'/'tutorials/add_a_method.ipynb').read_text())['cells']
     own = [''.join(c['source']) for c in cells if 'register(' in ''.join(c['source']) and c['cell_type'] == 'code']
     assert len(own) == 1 and 'class TopPositions(Method)' in own[0] and len([l for l in own[0].splitlines() if l.strip()]) <= 40

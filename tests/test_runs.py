@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from trmml import clip as clips
-from trmml import learner, runs
-from trmml.learner import predict
+from trmml.train import learner; from trmml import runs
+from trmml.train.learner import predict
 from trmml.metrics import mean_ap
 from trmml.runs import Run, perform, perform_all, stored, trained
 

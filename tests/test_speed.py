@@ -13,9 +13,9 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import trmml.clip
-from trmml import learner, runs
+from trmml.train import learner; from trmml import runs
 from trmml.features import FeatureStore, bytes_needed, layout
-from trmml.learner import TensorStore, fit, load_checkpoint, optimizer, save_checkpoint, train_epoch
+from trmml.train.learner import TensorStore, fit, load_checkpoint, optimizer, save_checkpoint, train_epoch
 from trmml.methods import create, find
 
 from test_peers import FROZEN, NAMES, SETUP
@@ -155,7 +155,7 @@ import resource, sys, threading, time
 import torch
 import trmml.clip
 from trmml.features import FeatureStore
-from trmml.learner import epoch_rows, optimizer, descend
+from trmml.train.learner import epoch_rows, optimizer, descend
 from trmml.methods import create
 
 class Small(trmml.clip.CLIP):

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from trmml.data import load, open_image
-from trmml.tables import parse_table, write_csv
+from trmml.data.table import parse_table, write_csv
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from trmml import data
 from trmml.labels import partial, single_positive
 from trmml.methods import VANILLA, create, trials
 from trmml.methods.graphs import SST, across, blend_instances, blend_prototypes, sst_theta, within
-from trmml.methods.vanilla import LargeLoss, predicted
+from trmml.methods.imagenet import LargeLoss, predicted
 from trmml.metrics import mean_ap
-from trmml.vanilla import backbones
-from trmml.vanilla.heads import GGNN, OFFICIAL_NAMES, Decoupling, GraphHead, PairHead, from_official, mlgcn_adjacency, pair_loss, pairwise_loss
-from trmml.vanilla.losses import LOSSES, apply, asl, assume_negative, first_theta, hill, known_bce, large_loss, ll_count, lsan, partial_bce, role, role_side, splc
+from trmml.clip import imagenet as backbones
+from trmml.methods.heads import GGNN, OFFICIAL_NAMES, Decoupling, GraphHead, PairHead, from_official, mlgcn_adjacency, pair_loss, pairwise_loss
+from trmml.train.losses import LOSSES, apply, asl, assume_negative, first_theta, hill, known_bce, large_loss, ll_count, lsan, partial_bce, role, role_side, splc
 
 PHOTOS = Path(__file__).resolve().parents[2]/'shared'/'data'/'coco128'/'train2017'
 NAMES = ['cat', 'dog', 'sofa']
@@ -304,7 +304,7 @@ def test_official_state_dicts_load():
 
 
 def test_graph_methods_on_a_resnet_have_published_sizes_and_words():
-    from trmml.vanilla import backbones
+    from trmml.clip import imagenet as backbones
     net = backbones.load('resnet50', None, 64)
     for name, width in ('ssgrl', 2048), ('sst', 1024), ('sarb', 1024):
         m = create(name, net, NAMES); assert m.word_source == 'text features of RN50' and m.W.shape == (3, 1024)
@@ -330,7 +330,7 @@ def test_loss_of_a_method_without_one(tower):
     x, y = torch.randn(2, 3, 64, 64), torch.tensor([[1, 0, -1], [0, 1, 0]], dtype=torch.int8)
     assert a.loss(x, y)['total'] != b.loss(x, y)['total']
     z = torch.tensor([[4., 3., -3.], [0., 1., 5.]])                                              # unknown, and sure of it: from epoch 1 on SPLC takes it for a positive
-    from trmml.method import classification
+    from trmml.train.method import classification
     values = []
     for epoch in 0, 1, 2: b.begin_epoch(epoch, 9); values.append(classification(b, z, y, reduction='batch').item())
     assert values[0] != values[1] == values[2] and np.isfinite(values).all()
@@ -342,10 +342,10 @@ CHILD = """
 import hashlib, resource, sys, torch
 from pathlib import Path
 from trmml import data
-from trmml.learner import fit
+from trmml.train.learner import fit
 from trmml.methods.scpnet import PictureStore
-from trmml.methods.vanilla import Plain
-from trmml.vanilla import backbones
+from trmml.methods.imagenet import Plain
+from trmml.clip import imagenet as backbones
 photos, ckpt, stop, size, batch, n = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6])
 torch.set_num_threads(1); torch.use_deterministic_algorithms(True)
 clip, ds = backbones.load('resnet50', None, size), data.load(str(Path(photos).parent), 'train'); store = PictureStore(ds.paths[:n], clip)

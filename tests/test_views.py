@@ -1,4 +1,4 @@
-"""What a notebook cell cannot show of trmml.views: workers, whole runs on cached and live views, kill -9 in a live run."""
+"""What a notebook cell cannot show of trmml.features.views: workers, whole runs on cached and live views, kill -9 in a live run."""
 import multiprocessing
 import os
 import random
@@ -18,14 +18,14 @@ from torch.testing import assert_close
 
 from test_runs import draw_world, forget, names, run, strict
 from trmml import clip as clips
-from trmml import runs, views
+from trmml import runs; from trmml.features import views
 from trmml.features import FeatureStore, extract, seeded
-from trmml.learner import epoch_rows
+from trmml.train.learner import epoch_rows
 from trmml.runs import Rows, Run, perform, stored, trained
-from trmml.views import OPS, Augment, Live, Views, alter, cutout, magnitude, open_views, read_policies
+from trmml.features.views import OPS, Augment, Live, Views, alter, cutout, magnitude, open_views, read_policies
 
 MP = multiprocessing.get_context('forkserver')   # forks of a process that has imported everything and nothing else
-MP.set_forkserver_preload(['trmml.runs', 'trmml.views', 'trmml.model'])
+MP.set_forkserver_preload(['trmml.runs', 'trmml.features.views', 'trmml.model'])
 SIZE = 64
 
 

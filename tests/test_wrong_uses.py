@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 import trmml.data
-from trmml import TRMML, browse, cli, estimator
+from trmml import TRMML, cli; from trmml.photos.given import browse, estimator
 from trmml.labels import partial
-from trmml.tables import write_csv
+from trmml.data.table import write_csv
 
 BACKBONE = ['--backbone', 'doodle-clip', '--workers', '0', '--quiet']
 QUICK = dict(backbone='doodle-clip', epochs=2, workers=0, progress=False)
@@ -346,7 +346,7 @@ def test_commands_agree_with_python(place, capsys, tmp_path):
 LISTENS = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n'   # what was started in the background inherits deafness
 WAITS = """
 import sys, time
-from trmml import cli, estimator
+from trmml import cli; from trmml.photos.given import estimator
 loss, calls = estimator.TextRegionMatching.loss, []
 def waits(*args):
     calls.append(1)
@@ -368,7 +368,7 @@ def test_ctrl_c_goes_on(place, tmp_path):
     assert len(list(fits.glob('*.ckpt'))) == 1 and not (tmp_path/'model').exists()
     done, whole, how = [], estimator.train, QUICK | dict(epochs=6, batch=12, classes=four)
     def counted(method, *a, **k):
-        from trmml.learner import load_checkpoint, optimizer
+        from trmml.train.learner import load_checkpoint, optimizer
         done.append(len(load_checkpoint(k['checkpoint'], method, optimizer(method)))); return whole(method, *a, **k)
     with pytest.MonkeyPatch.context() as m, warnings.catch_warnings():
         warnings.simplefilter('ignore'); m.setattr(estimator, 'train', counted)
