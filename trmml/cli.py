@@ -18,9 +18,12 @@ from typing import Annotated, Optional
 import typer
 
 # %% ../nbs/photos/5_cli.ipynb #53ee052a
-app = typer.Typer(name='trmml', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help='Text-region matching on your own photos: labels with blanks in, probabilities, regions and filled tables out.',
-                  epilog='Example: trmml fit photos labels.csv --out model; trmml predict model new-photos --out predictions.csv')
+app = typer.Typer(name='trmml', no_args_is_help=True, add_completion=False,
+                  pretty_exceptions_enable=False, rich_markup_mode=None,
+                  help='Text-region matching on your own photos: labels with blanks in, '
+                       'probabilities, regions and filled tables out.',
+                  epilog='Example: trmml fit photos labels.csv --out model; trmml predict model '
+                         'new-photos --out predictions.csv')
 
 # %% ../nbs/photos/5_cli.ipynb #90a6d2f0
 def code_of(
@@ -36,7 +39,8 @@ def code_of(
 
 def in_short(error):
     "The message of an error, on its own."
-    if isinstance(error, OSError) and error.strerror: return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
     return str(error) or type(error).__name__
 
 # %% ../nbs/photos/5_cli.ipynb #aa6aa889
@@ -44,7 +48,8 @@ def main(
     args=None, # list of str; None: those of the process
 ):
     "Run a command and leave with its exit code; no stack trace for errors of use."
-    args = sys.argv[1:] if args is None else list(args); debug = '--debug' in args
+    args = sys.argv[1:] if args is None else list(args)
+    debug = '--debug' in args
     args = [a for a in args if a != '--debug']
     try:
         code = app(args=args, prog_name='trmml', standalone_mode=False)
@@ -54,31 +59,54 @@ def main(
     except Exception as error:
         if debug: raise
         if type(error).__name__ == 'Abort': code = stopped()
-        elif hasattr(error, 'show') and hasattr(error, 'exit_code'): error.show(); code = error.exit_code
-        else: code = code_of(error); print(f'trmml: {in_short(error)}' + ('' if code != 1 else f' ({type(error).__name__}; --debug shows where)'), file=sys.stderr)
+        elif hasattr(error, 'show') and hasattr(error, 'exit_code'):
+            error.show()
+            code = error.exit_code
+        else:
+            code = code_of(error)
+            print(f'trmml: {in_short(error)}' + ('' if code != 1
+                                                 else f' ({type(error).__name__}; --debug shows '
+                                                      f'where)'), file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
+# %% ../nbs/photos/5_cli.ipynb #b30c086a
 def stopped():
     "What is said after Ctrl-C."
-    print('trmml: stopped; nothing is half-written, and the same command goes on from where it was', file=sys.stderr); return 130
+    print('trmml: stopped; nothing is half-written, and the same command goes on from where it was',
+          file=sys.stderr)
+    return 130
 
 # %% ../nbs/photos/5_cli.ipynb #accef42e
-Photos = Annotated[str, typer.Argument(help='folder of photos, a photo, or a table with a column of them')]
-Folder = Annotated[str, typer.Argument(help='folder below which the photos lie that the table names')]
-Labels = Annotated[str, typer.Argument(help='CSV or parquet: a row a photo, a column a class; 1, 0 or blank')]
+Photos = Annotated[str,
+                   typer.Argument(
+                       help='folder of photos, a photo, or a table with a column of them')]
+Folder = Annotated[str,
+                   typer.Argument(help='folder below which the photos lie that the table names')]
+Labels = Annotated[str,
+                   typer.Argument(help='CSV or parquet: a row a photo, a column a class; 1, 0 or '
+                                       'blank')]
 Model = Annotated[str, typer.Argument(help='folder that "trmml fit" wrote')]
 Device = Annotated[str, typer.Option(help='auto, cpu, cuda, ...')]
-Weights = Annotated[Optional[str], typer.Option(help='weights of the backbone: tag of open_clip or file')]
+Weights = Annotated[Optional[str],
+                    typer.Option(help='weights of the backbone: tag of open_clip or file')]
 Out = Annotated[Optional[str], typer.Option(help='file to write; without it standard output')]
 Json = Annotated[bool, typer.Option('--json', help='JSON instead of CSV or text')]
 Quiet = Annotated[bool, typer.Option('--quiet', help='no counts and bars on standard error')]
 
 # %% ../nbs/photos/5_cli.ipynb #d185589d
-Size = Annotated[Optional[int], typer.Option(help="pixels a side of what the backbone sees; its own by default")]
-Epochs = Annotated[Optional[int], typer.Option(help='of training; by default so many that there are about 320 steps')]
-Batch = Annotated[Optional[int], typer.Option(help='photos a step; by their number by default, up to 128')]
-HeldOut = Annotated[float, typer.Option(help='share of the photos, 0 to 1, that is set aside to calibrate with')]
-Seed = Annotated[int, typer.Option(help='of what is set aside, of initial weights and of the order of photos')]
+Size = Annotated[Optional[int],
+                 typer.Option(help="pixels a side of what the backbone sees; its own by default")]
+Epochs = Annotated[Optional[int],
+                   typer.Option(help='of training; by default so many that there are about 320 '
+                                     'steps')]
+Batch = Annotated[Optional[int],
+                  typer.Option(help='photos a step; by their number by default, up to 128')]
+HeldOut = Annotated[float,
+                    typer.Option(help='share of the photos, 0 to 1, that is set aside to calibrate '
+                                      'with')]
+Seed = Annotated[int,
+                 typer.Option(help='of what is set aside, of initial weights and of the order of '
+                                   'photos')]
 Sure = Annotated[float, typer.Option(help='probability, .5 to 1, from which a blank is filled')]
 
 # %% ../nbs/photos/5_cli.ipynb #9908e2ee
@@ -96,23 +124,31 @@ def check_out(
 def check_parent(out):
     "Refuse what would lie in a folder that is not there."
     from pathlib import Path
-    if not Path(out).expanduser().resolve().parent.is_dir(): raise FileNotFoundError(f'{out}: its folder is not there; make it first')
+    if not Path(out).expanduser().resolve().parent.is_dir():
+        raise FileNotFoundError(f'{out}: its folder is not there; make it first')
 
+# %% ../nbs/photos/5_cli.ipynb #699a7830
 def put(
     text:str,   # what to hand over
     out=None,   # file; None: standard output
 ):
     "Write a result, whole or not at all."
-    if out is None: sys.stdout.write(text if text.endswith('\n') else text + '\n'); return
-    from pathlib import Path; from trmml.features import write_whole
-    check_out(out); write_whole(Path(out).expanduser(), text); print(out)
+    if out is None:
+        sys.stdout.write(text if text.endswith('\n') else text + '\n')
+        return
+    from pathlib import Path
+    from trmml.features import write_whole
+    check_out(out)
+    write_whole(Path(out).expanduser(), text)
+    print(out)
 
 # %% ../nbs/photos/5_cli.ipynb #ec5a830d
 def as_text(df, as_json):
     "A table as CSV, or as JSON by photo and class, null for blanks."
     if not as_json: return df.to_csv()
     rows = df.astype(object).where(df.notna(), float('nan')).to_dict('index')
-    return json.dumps({i: {c: None if v != v else v for c, v in r.items()} for i, r in rows.items()}, indent=1, default=float)
+    return json.dumps({i: {c: None if v != v else v for c, v in r.items()} for i,
+                       r in rows.items()}, indent=1, default=float)
 
 def opened(model, weights, device, quiet):
     "A saved model; `weights` is needed where it was trained on those of a file. Raises ModelError."
@@ -123,74 +159,121 @@ def opened(model, weights, device, quiet):
 @app.command(epilog='Example: trmml fit photos labels.csv --out model --backbone RN50')
 def fit(photos:Folder, labels:Labels,
     out:Annotated[str, typer.Option(help='folder for the model')] = 'model',
-    backbone:Annotated[str, typer.Option(help='see "trmml info --backbones"')] = 'RN50', weights:Annotated[str, typer.Option(help='tag of open_clip or file')] = 'openai',
-    classes:Annotated[Optional[list[str]], typer.Option('--class', help='column to learn; may be repeated; all by default')] = None,
-    image_size:Size = None, epochs:Epochs = None, batch:Batch = None, prompts:Annotated[str, typer.Option(help='auto, own or shared')] = 'auto',
-    held_out:HeldOut = .2, seed:Seed = 0, workers:Annotated[Optional[int], typer.Option(help='processes that read photos')] = None, device:Device = 'auto', as_json:Json = False, quiet:Quiet = False):
+    backbone:Annotated[str, typer.Option(help='see "trmml info --backbones"')] = 'RN50',
+    weights:Annotated[str, typer.Option(help='tag of open_clip or file')] = 'openai',
+    classes:Annotated[Optional[list[str]],
+                      typer.Option('--class',
+                                   help='column to learn; may be repeated; all by default')] = None,
+    image_size:Size = None, epochs:Epochs = None, batch:Batch = None,
+    prompts:Annotated[str, typer.Option(help='auto, own or shared')] = 'auto',
+    held_out:HeldOut = .2, seed:Seed = 0, workers:Annotated[Optional[int],
+        typer.Option(help='processes that read photos')] = None, device:Device = 'auto',
+        as_json:Json = False, quiet:Quiet = False):
     "Learn from photos and a table with blanks. Stop it with Ctrl-C, call it again and it goes on."
     from trmml.photos.estimator import TRMML, check_free
-    check_parent(out); check_free(out)
-    model = TRMML(classes or None, backbone, weights, image_size, device, epochs, batch, prompts, held_out, seed, 'auto' if workers is None else workers, not quiet)
-    model.fit(photos, labels).save(out); put(json.dumps(dict(model=out, **model.metrics_), indent=1) if as_json else out)
+    check_parent(out)
+    check_free(out)
+    model = TRMML(classes or None, backbone, weights, image_size, device, epochs, batch, prompts,
+                  held_out, seed, 'auto' if workers is None else workers, not quiet)
+    model.fit(photos, labels).save(out)
+    put(json.dumps(dict(model=out, **model.metrics_), indent=1) if as_json else out)
 
 # %% ../nbs/photos/5_cli.ipynb #f11ec5b0
 @app.command(epilog='Example: trmml predict model new-photos --out predictions.csv')
-def predict(model:Model, photos:Photos, out:Out = None, labels:Annotated[bool, typer.Option('--labels', help='1 and 0 by the thresholds, not probabilities')] = False,
-    skip_unreadable:Annotated[bool, typer.Option('--skip-unreadable', help='blank rows for photos that cannot be read')] = False, weights:Weights = None, device:Device = 'auto', as_json:Json = False, quiet:Quiet = False):
+def predict(model:Model, photos:Photos, out:Out = None, labels:Annotated[bool,
+    typer.Option('--labels', help='1 and 0 by the thresholds, not probabilities')] = False,
+    skip_unreadable:Annotated[bool, typer.Option('--skip-unreadable',
+                                                 help='blank rows for photos that cannot be read')] = False, weights:Weights = None, device:Device = 'auto', as_json:Json = False, quiet:Quiet = False):
     "Calibrated probabilities of every class for every photo."
-    check_out(out); m = opened(model, weights, device, quiet)
+    check_out(out)
+    m = opened(model, weights, device, quiet)
     put(as_text((m.predict_labels if labels else m.predict)(photos, skip_unreadable), as_json), out)
 
 # %% ../nbs/photos/5_cli.ipynb #828ab610
-@app.command(epilog='Example: trmml explain model photo.jpg --out photo-regions.png --class dog --class sofa')
-def explain(model:Model, photos:Annotated[list[str], typer.Argument(help='one photo, or up to 12')], out:Annotated[str, typer.Option(help='picture to write, .png')] = 'regions.png',
-    classes:Annotated[Optional[list[str]], typer.Option('--class', help='class to show; the 3 most likely by default')] = None, weights:Weights = None, device:Device = 'auto', quiet:Quiet = False):
+@app.command(epilog='Example: trmml explain model photo.jpg --out photo-regions.png --class dog '
+                    '--class sofa')
+def explain(model:Model, photos:Annotated[list[str], typer.Argument(help='one photo, or up to 12')],
+            out:Annotated[str, typer.Option(help='picture to write, .png')] = 'regions.png',
+    classes:Annotated[Optional[list[str]],
+                      typer.Option('--class',
+                                   help='class to show; the 3 most likely by default')] = None,
+                                   weights:Weights = None, device:Device = 'auto',
+                                   quiet:Quiet = False):
     "A picture of where the model looked."
     check_out(out)
-    if not out.endswith('.png'): raise ValueError(f'{out}: the picture is a PNG; let the name end in .png')
-    import matplotlib; matplotlib.use('agg')
+    if not out.endswith('.png'):
+        raise ValueError(f'{out}: the picture is a PNG; let the name end in .png')
+    import matplotlib
+    matplotlib.use('agg')
     from trmml.viz import save
-    save(opened(model, weights, device, quiet).explain(photos, classes or None), out); print(out)
+    save(opened(model, weights, device, quiet).explain(photos, classes or None), out)
+    print(out)
 
 # %% ../nbs/photos/5_cli.ipynb #fa47ed59
-@app.command(epilog='Example: trmml complete model labels.csv --photos photos --confidence .9 --out filled.csv')
-def complete(model:Model, labels:Labels, photos:Annotated[Optional[str], typer.Option(help='folder of the photos; that of the table by default')] = None, out:Out = None,
-    confidence:Sure = .9, coverage:Annotated[Optional[float], typer.Option(help='share of the blanks to fill instead')] = None, weights:Weights = None, device:Device = 'auto', as_json:Json = False, quiet:Quiet = False):
+@app.command(epilog='Example: trmml complete model labels.csv --photos photos --confidence .9 '
+                    '--out filled.csv')
+def complete(model:Model, labels:Labels, photos:Annotated[Optional[str],
+    typer.Option(help='folder of the photos; that of the table by default')] = None, out:Out = None,
+    confidence:Sure = .9, coverage:Annotated[Optional[float],
+                                             typer.Option(
+                                                 help='share of the blanks to fill instead')] = None, weights:Weights = None, device:Device = 'auto', as_json:Json = False, quiet:Quiet = False):
     "Fill the blanks of a table where the model is sure. With --out the confidences go beside it."
-    check_out(out); filled = opened(model, weights, device, quiet).complete(labels, photos, confidence, coverage)
+    check_out(out)
+    filled = opened(model, weights, device, quiet).complete(labels, photos, confidence, coverage)
     if out and not as_json: print(filled.to_csv(out))
     else: put(as_text(filled.labels, as_json), out)
 
 # %% ../nbs/photos/5_cli.ipynb #1cef3c73
 @app.command(epilog='Example: trmml ask model labels.csv --photos photos -n 50 --out next.csv')
-def ask(model:Model, labels:Labels, photos:Annotated[Optional[str], typer.Option(help='folder of the photos; that of the table by default')] = None, n:Annotated[int, typer.Option('-n', help='cells to ask for')] = 50,
-    out:Out = None, weights:Weights = None, device:Device = 'auto', as_json:Json = False, quiet:Quiet = False):
+def ask(model:Model, labels:Labels, photos:Annotated[Optional[str],
+                                                     typer.Option(
+                                                         help='folder of the photos; that of the '
+                                                              'table by default')] = None,
+                                                              n:Annotated[int, typer.Option('-n',
+                                                                  help='cells to ask for')] = 50,
+    out:Out = None, weights:Weights = None, device:Device = 'auto', as_json:Json = False,
+    quiet:Quiet = False):
     "The blanks whose labels would teach most, as a table to fill in."
     from trmml.photos.browse import ask as most_informative
-    check_out(out); t = most_informative(opened(model, weights, device, quiet), labels, photos, n)
+    check_out(out)
+    t = most_informative(opened(model, weights, device, quiet), labels, photos, n)
     put(json.dumps(t.to_dict('records'), indent=1) if as_json else t.to_csv(index=False), out)
 
 # %% ../nbs/photos/5_cli.ipynb #169fef01
 @app.command(epilog='Example: trmml evaluate model photos test-labels.csv --json')
-def evaluate(model:Model, photos:Folder, labels:Labels, out:Out = None, weights:Weights = None, device:Device = 'auto', as_json:Json = False, quiet:Quiet = False):
+def evaluate(model:Model, photos:Folder, labels:Labels, out:Out = None, weights:Weights = None,
+             device:Device = 'auto', as_json:Json = False, quiet:Quiet = False):
     "mAP, F1 and calibration on labelled photos."
-    check_out(out); m = opened(model, weights, device, quiet).evaluate(photos, labels)
+    check_out(out)
+    m = opened(model, weights, device, quiet).evaluate(photos, labels)
     flat = {k: v for k, v in m.items() if k != 'AP'} | {f'AP {c}': v for c, v in m['AP'].items()}
-    put(json.dumps(m, indent=1) if as_json else 'metric,value\n' + ''.join(f'"{k}",{v}\n' for k, v in flat.items()), out)
+    put(json.dumps(m, indent=1) if as_json else 'metric,value\n' + ''.join(f'"{k}",{v}\n' for k,
+        v in flat.items()), out)
 
 # %% ../nbs/photos/5_cli.ipynb #a7bc0a13
 @app.command(epilog='Example: trmml download voc2007 --root data')
-def download(name:Annotated[str, typer.Argument(help='a data set or a CLIP, such as voc2007 or RN50')], root:Annotated[Optional[str], typer.Option(help='where data lie')] = None, quiet:Quiet = False):
+def download(name:Annotated[str,
+                            typer.Argument(help='a data set or a CLIP, such as voc2007 or RN50')],
+                            root:Annotated[Optional[str],
+                                           typer.Option(help='where data lie')] = None,
+                                           quiet:Quiet = False):
     "Fetch what may be fetched of a data set."
     from trmml.data import download as fetch
     print(fetch(name, root, not quiet))
 
 # %% ../nbs/photos/5_cli.ipynb #193020f9
 @app.command(epilog='Example: trmml table 1 --param dataset=voc --param backbone=RN101')
-def table(n:Annotated[int, typer.Argument(help='number of the table in the paper')], param:Annotated[Optional[list[str]], typer.Option(help='name=value, a parameter of the notebook; may be repeated')] = None,
-    smoke:Annotated[bool, typer.Option('--smoke', help='seconds; numbers mean nothing')] = False, out:Annotated[Optional[str], typer.Option(help='executed notebook')] = None, quiet:Quiet = False):
+def table(n:Annotated[int, typer.Argument(help='number of the table in the paper')],
+          param:Annotated[Optional[list[str]],
+                          typer.Option(help='name=value, a parameter of the notebook; may be '
+                                            'repeated')] = None,
+    smoke:Annotated[bool, typer.Option('--smoke', help='seconds; numbers mean nothing')] = False,
+    out:Annotated[Optional[str], typer.Option(help='executed notebook')] = None,
+    quiet:Quiet = False):
     "Make a table of the paper. In a clone of the repository: runs what is missing, then prints it."
-    check_out(out); print(run_table(n, dict(split_param(p) for p in param or []) | (dict(smoke=True) if smoke else {}), out, quiet))
+    check_out(out)
+    print(run_table(n, dict(split_param(p) for p in param or []) | (dict(smoke=True) if smoke
+        else {}), out, quiet))
 
 # %% ../nbs/photos/5_cli.ipynb #cd25ed42
 def split_param(text):
@@ -209,14 +292,24 @@ def run_table(
 )->str:        # the table in Markdown
     "Run the notebook of a table by papermill and read what it wrote."
     from trmml.report.companion import project_root, results_folder
-    root = project_root(); notebook, there = root/'nbs'/f'table{n}.ipynb', sorted(p.stem for p in (root/'nbs').glob('table*.ipynb'))
-    if not notebook.exists(): raise ValueError(f'table {n}: ' + (f'there are {", ".join(there)}' if there else 'tables are made in a clone of the repository; go there first'))
+    root = project_root()
+    notebook = root/'nbs'/f'table{n}.ipynb'
+    there = sorted(p.stem for p in (root/'nbs').glob('table*.ipynb'))
+    if not notebook.exists():
+        raise ValueError(f'table {n}: ' + (f'there are {", ".join(there)}' if there
+                                           else 'tables are made in a clone of the repository; go '
+                                                'there first'))
     import papermill
-    known = papermill.inspect_notebook(str(notebook)); wrong = [k for k in params if k not in known]
-    if wrong: raise ValueError(f'{wrong[0]}: {notebook.name} has no such parameter; it has {", ".join(known)}')
-    folder = results_folder(params.get('out', 'results'), params.get('smoke', False)); folder.mkdir(parents=True, exist_ok=True)
+    known = papermill.inspect_notebook(str(notebook))
+    wrong = [k for k in params if k not in known]
+    if wrong:
+        raise ValueError(f'{wrong[0]}: {notebook.name} has no such parameter; it has '
+                         f'{", ".join(known)}')
+    folder = results_folder(params.get('out', 'results'), params.get('smoke', False))
+    folder.mkdir(parents=True, exist_ok=True)
     start = time.time()
-    papermill.execute_notebook(str(notebook), str(out or folder/f'table{n}.ipynb'), params, cwd=str(root), progress_bar=not quiet, kernel_name='python3')
+    papermill.execute_notebook(str(notebook), str(out or folder/f'table{n}.ipynb'), params,
+                               cwd=str(root), progress_bar=not quiet, kernel_name='python3')
     made = newest_table(folder/'tables', n, start)
     return str(out or folder/f'table{n}.ipynb') if made is None else made.read_text()
 
@@ -227,30 +320,43 @@ def newest_table(
     since,     # seconds, as of `time.time`
 ):             # Path; None: none was written
     "The Markdown of a table that was just written: other than usual parameters are part of its name."
-    made = [p for p in folder.glob(f'table{n}[-.]*md') if p.stat().st_mtime > since - .1 and not p.stem.endswith(('-reading', '-machine'))]
+    made = [p for p in folder.glob(f'table{n}[-.]*md') if p.stat().st_mtime > since - .1
+            and not p.stem.endswith(('-reading', '-machine'))]
     return max(made, key=lambda p: p.stat().st_mtime, default=None)
 
 # %% ../nbs/photos/5_cli.ipynb #9afd7193
 @app.command(epilog='Example: trmml info --backbones')
-def info(model:Annotated[Optional[str], typer.Argument(help='folder of a saved model; versions by default')] = None, backbones:Annotated[bool, typer.Option('--backbones', help='which models of open_clip can be used')] = False, as_json:Json = False):
+def info(model:Annotated[Optional[str],
+                         typer.Argument(
+                             help='folder of a saved model; versions by default')] = None,
+                             backbones:Annotated[bool, typer.Option('--backbones',
+                                 help='which models of open_clip can be used')] = False,
+                                 as_json:Json = False):
     "Versions, a saved model, or the backbones that work."
     if backbones: return print(backbone_table(as_json))
     if model: return print(model_info(model, as_json))
-    import platform; import torch; import trmml
-    said = dict(trmml=trmml.__version__, torch=torch.__version__, python=platform.python_version(), device='cuda' if torch.cuda.is_available() else 'cpu')
-    print(json.dumps(said, indent=1) if as_json else '\n'.join(f'{k:8} {v}' for k, v in said.items()))
+    import platform
+    import torch
+    import trmml
+    said = dict(trmml=trmml.__version__, torch=torch.__version__, python=platform.python_version(),
+                device='cuda' if torch.cuda.is_available() else 'cpu')
+    print(json.dumps(said, indent=1) if as_json else '\n'.join(f'{k:8} {v}' for k,
+        v in said.items()))
 
 # %% ../nbs/photos/5_cli.ipynb #5da861b8
 def backbone_table(as_json):
     "The listing of backbones as text."
     from trmml.clip.backbones import listing
-    rows = [dict(name='doodle-clip', tower='ResNet', image_size=128, d=128, text="CLIP's words", usable=True, why_not='')] + listing()
+    rows = [dict(name='doodle-clip', tower='ResNet', image_size=128, d=128, text="CLIP's words",
+                 usable=True, why_not='')] + listing()
     if as_json: return json.dumps(rows, indent=1)
-    line = lambda r: f"{r['name']:34} {r['tower']:36} {r['image_size']:4} {r['d']:5} {'yes' if r['usable'] else 'no '} {r['why_not'] or r['text']}"
+    line = (lambda r: f"{r['name']:34} {r['tower']:36} {r['image_size']:4} {r['d']:5} "
+                      f"{'yes' if r['usable'] else 'no '} {r['why_not'] or r['text']}")
     return '\n'.join([f'{"name":34} {"image tower":36} size     d use', *map(line, rows)])
 
 def model_info(folder, as_json):
     "A saved model in words."
-    from pathlib import Path; from trmml.photos.estimator import card, read_model
+    from pathlib import Path
+    from trmml.photos.estimator import card, read_model
     said, _ = read_model(Path(folder).expanduser())
     return json.dumps(said, indent=1) if as_json else card(said)

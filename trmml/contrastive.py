@@ -20,7 +20,8 @@ class Projector(nn.Module):
         d:int, # width of CLIP's joint space
     ):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(d, 2*d), nn.ReLU(), nn.Linear(2*d, 2*d), nn.ReLU(), nn.Linear(2*d, 2*d))
+        self.mlp = nn.Sequential(nn.Linear(d, 2*d), nn.ReLU(), nn.Linear(2*d, 2*d), nn.ReLU(),
+                                 nn.Linear(2*d, 2*d))
 
     def forward(self, x): return through(self.mlp, x)  # (..., d) -> (..., 2d), not normalised
 
@@ -34,7 +35,8 @@ def gather_samples(
     "Region vectors of positive entries, then the bank's, with the category each belongs to."
     at = positives(labels)
     if bank is None: return F_r[at], at[1]
-    used = torch.ones(bank.shape[:2], dtype=torch.bool, device=bank.device) if bank_filled is None else bank_filled
+    used = torch.ones(bank.shape[:2], dtype=torch.bool,
+                      device=bank.device) if bank_filled is None else bank_filled
     if used.ndim == 1: used = torch.arange(bank.shape[1], device=bank.device) < used[:, None]
     of = torch.where(used, torch.arange(len(bank), device=bank.device)[:, None], -1)   # (C, L)
     return torch.cat([F_r[at], bank.flatten(0, 1).to(F_r.dtype)]), torch.cat([at[1], of.flatten()])
@@ -56,8 +58,12 @@ def nce_loss(
     S, c = gather_samples(F_r, labels, bank, bank_filled)
     if project is not None: S, anchors = project(S), project(anchors)
     S, A = S.float(), normalize(anchors.float(), dim=-1)
-    with torch.autocast(S.device.type, enabled=False): sim = linear(A, S)/(tau*S.norm(dim=-1).clamp(min=1e-12))   # (C, N) numbers are divided, not (N, e)
-    same = c == torch.arange(len(A), device=c.device)[:, None]                                   # (C, N)
-    against = sim.masked_fill(same | (c < 0), torch.finfo(sim.dtype).min).logsumexp(1, keepdim=True)       # negatives, (C, 1)
+    with torch.autocast(S.device.type, enabled=False):
+        # (C, N) numbers are divided, not (N, e)
+        sim = linear(A, S)/(tau*S.norm(dim=-1).clamp(min=1e-12))
+    # (C, N)
+    same = c == torch.arange(len(A), device=c.device)[:, None]
+    # negatives, (C, 1)
+    against = sim.masked_fill(same | (c < 0), torch.finfo(sim.dtype).min).logsumexp(1, keepdim=True)
     terms = nn.functional.softplus(against - sim).where(same, 0)
     return (terms.sum(1)/same.sum(1).clamp(min=1)).sum()/same.any(1).sum().clamp(min=1)

@@ -31,7 +31,8 @@ def reduce_loss(
     if known is not None: x = x.where(known, 0)
     if reduction == 'sum': return x.sum()
     if reduction == 'batch': return x.sum()/max(len(x), 1)
-    if reduction == 'mean': return x.sum()/(x.numel() if known is None else known.sum().clamp(min=1))
+    if reduction == 'mean':
+        return x.sum()/(x.numel() if known is None else known.sum().clamp(min=1))
     raise ValueError(f"reduction is {reduction!r}: use 'sum', 'batch' or 'mean'")
 
 # %% ../nbs/paper/2_distillation_eq5-6.ipynb #f4c2903a

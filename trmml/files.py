@@ -28,6 +28,7 @@ def flush(
     finally:
         os.close(number)
 
+# %% ../nbs/labels_and_metrics/0_files.ipynb #7b1c7fd5
 @contextmanager
 def whole(
     path:str|Path, # of the file to write; its folder is made if it is missing

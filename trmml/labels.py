@@ -27,7 +27,8 @@ def check_labels(
     Y = np.asarray(labels.detach().cpu() if hasattr(labels, 'detach') else labels)
     if Y.ndim != 2: raise ValueError(f'labels have shape {Y.shape}: expected (images, classes)')
     if Y.dtype == bool:
-        raise ValueError('labels are True/False, which cannot say "unknown": use numpy.where(labels, 1, -1)')
+        raise ValueError('labels are True/False, which cannot say "unknown": use '
+                         'numpy.where(labels, 1, -1)')
     where = _first_bad(Y)
     if where: raise ValueError(f'label {Y[where]!s} in row {where[0]}, column {where[1]}: '
                                'expected 1 (positive), 0 (unknown) or -1 (negative)')
@@ -42,7 +43,9 @@ def show_labels(
     "Draw a label matrix: blue positive, orange negative, white unknown; a row a class."
     colours = np.array([[.90, .62, .20], [1, 1, 1], [.12, .40, .70]])
     ax.imshow(colours[check_labels(labels).T + 1], aspect='auto', interpolation='nearest')
-    ax.set_title(title, fontsize=8); ax.set_xticks([]); ax.set_yticks([])
+    ax.set_title(title, fontsize=8)
+    ax.set_xticks([])
+    ax.set_yticks([])
     return ax
 
 # %% ../nbs/labels_and_metrics/1_labels.ipynb #d9dbdc9a
@@ -63,7 +66,8 @@ def partial(
 )->np.ndarray:   # (N, C) int8, hidden entries 0
     "Keep each label with probability `known`; nested over `known`."
     Y, known = check_labels(labels), _check_ratio(known)
-    return np.where(np.random.RandomState(seed).random_sample(Y.shape) < known, Y, 0).astype(np.int8)
+    return np.where(np.random.RandomState(seed).random_sample(Y.shape) < known, Y,
+                    0).astype(np.int8)
 
 # %% ../nbs/labels_and_metrics/1_labels.ipynb #74100fc0
 def _uniform_choice(
@@ -83,7 +87,8 @@ def _role_choice(
     kept = np.zeros(Y.shape, bool)
     for n, y in enumerate(Y):
         pos, neg = np.flatnonzero(y == 1), np.flatnonzero(y == -1)
-        rng.shuffle(pos); rng.shuffle(neg)      # the second shuffle moves the random stream on
+        rng.shuffle(pos)
+        rng.shuffle(neg)  # the second shuffle moves the random stream on
         kept[n, pos[:1]] = True
     return kept
 
@@ -94,7 +99,8 @@ def single_positive(
     setup='splc',   # 'splc': uniform draw; 'role': the draw of the ROLE code
 )->np.ndarray:      # (N, C) int8: one 1 in each row that had one, else 0
     "One observed positive per image; everything else becomes unknown."
-    if setup not in ('splc', 'role'): raise ValueError(f"setup {setup!r}: expected 'splc' or 'role'")
+    if setup not in ('splc', 'role'):
+        raise ValueError(f"setup {setup!r}: expected 'splc' or 'role'")
     Y, rng = check_labels(labels), np.random.RandomState(seed)
     kept = _uniform_choice(Y == 1, rng) if setup == 'splc' else _role_choice(Y, rng)
     return kept.astype(np.int8)
@@ -106,7 +112,8 @@ def validation_split(
     seed=1200,    # of `numpy.random.RandomState`; 1200 is ROLE's and Large Loss's
 ):                # rows to train on, rows to validate on, both sorted
     "Cut a train split in two as the ROLE code does."
-    if not 0 < share < 1: raise ValueError(f'share {share!r}: expected a number between 0 and 1, such as .2')
+    if not 0 < share < 1:
+        raise ValueError(f'share {share!r}: expected a number between 0 and 1, such as .2')
     rows, k = np.random.RandomState(seed).permutation(n), int(np.round(share*n))
     return np.sort(rows[:n - k]), np.sort(rows[n - k:])
 
@@ -131,9 +138,12 @@ def statistics(
     "Count positives, negatives and unknown labels of each class."
     Y = check_labels(labels)
     if classes is not None and len(classes) != Y.shape[1]:
-        raise ValueError(f'{len(classes)} class names for {Y.shape[1]} columns of labels: give one name a column')
-    counts = {name: (Y == v).sum(0) for name, v in (('positives', 1), ('negatives', -1), ('unknown', 0))}
-    return pd.DataFrame(counts, index=pd.Index(range(Y.shape[1]) if classes is None else list(classes), name='class'))
+        raise ValueError(f'{len(classes)} class names for {Y.shape[1]} columns of labels: give one '
+                         f'name a column')
+    counts = {name: (Y == v).sum(0) for name, v in (('positives', 1), ('negatives', -1),
+                                                    ('unknown', 0))}
+    return pd.DataFrame(counts, index=pd.Index(range(Y.shape[1]) if classes is None
+                                               else list(classes), name='class'))
 
 # %% ../nbs/labels_and_metrics/1_labels.ipynb #86293a8b
 def describe(
@@ -143,7 +153,8 @@ def describe(
     "A label matrix in a few numbers."
     Y, table = check_labels(labels), statistics(labels, classes)
     totals = {k: int(v) for k, v in table.sum().items()}
-    return dict(images=len(Y), classes=Y.shape[1], **totals, known=float((Y != 0).mean()) if Y.size else 0.,
+    return dict(images=len(Y), classes=Y.shape[1], **totals, known=float((Y != 0).mean()) if Y.size
+                else 0.,
                 **{'images without positives': int((Y != 1).all(1).sum()),
                    'images without labels': int((Y == 0).all(1).sum()),
                    'classes without positives': list(table.index[table.positives == 0])})
@@ -156,11 +167,14 @@ def show_statistics(
 ):              # the axes
     "A bar a class: positives (blue), negatives (orange), unknown (grey)."
     left = np.zeros(len(table))
-    for name, colour in (('positives', '#1f66b3'), ('negatives', '#e69f33'), ('unknown', '#e8e8e8')):
+    for name, colour in (('positives', '#1f66b3'), ('negatives', '#e69f33'),
+                         ('unknown', '#e8e8e8')):
         ax.barh(range(len(table)), table[name], left=left, color=colour, label=name)
         left = left + table[name].to_numpy()
-    ax.set_yticks(range(len(table)), table.index, fontsize=7); ax.invert_yaxis()
-    ax.tick_params(axis='x', labelsize=7); ax.set_title(title, fontsize=8)
+    ax.set_yticks(range(len(table)), table.index, fontsize=7)
+    ax.invert_yaxis()
+    ax.tick_params(axis='x', labelsize=7)
+    ax.set_title(title, fontsize=8)
     return ax
 
 # %% ../nbs/labels_and_metrics/1_labels.ipynb #fd7ecd9d
@@ -171,7 +185,8 @@ def ratio_counts(
 )->dict:                        # 'positives', 'negatives', 'unknown' -> (C, ratios) counts
     "What `partial` leaves of each class at each ratio."
     tables = [statistics(partial(labels, p, seed)) for p in ratios]
-    return {k: np.stack([t[k].to_numpy() for t in tables], 1) for k in ('positives', 'negatives', 'unknown')}
+    return {k: np.stack([t[k].to_numpy() for t in tables], 1) for k in ('positives', 'negatives',
+        'unknown')}
 
 # %% ../nbs/labels_and_metrics/1_labels.ipynb #ce357818
 def show_ratios(
@@ -183,9 +198,13 @@ def show_ratios(
     "Known positives, known negatives and unknown labels as maps, class by ratio, the most frequent class on top."
     order = np.argsort(-counts['positives'][:, -1], kind='stable')
     top = np.log1p(max(c.max() for c in counts.values()))
-    for ax, (name, colour) in zip(axs, (('positives', 'Blues'), ('negatives', 'Oranges'), ('unknown', 'Greys'))):
-        ax.imshow(np.log1p(counts[name][order]), aspect='auto', cmap=colour, vmin=0, vmax=top, interpolation='nearest')
-        ax.set_title(name, fontsize=8); ax.set_xticks(range(len(ratios)), [f'{p:.0%}' for p in ratios], fontsize=6)
+    for ax, (name, colour) in zip(axs, (('positives', 'Blues'), ('negatives', 'Oranges'),
+                                        ('unknown', 'Greys'))):
+        ax.imshow(np.log1p(counts[name][order]), aspect='auto', cmap=colour, vmin=0, vmax=top,
+                  interpolation='nearest')
+        ax.set_title(name, fontsize=8)
+        ax.set_xticks(range(len(ratios)), [f'{p:.0%}' for p in ratios], fontsize=6)
         ax.set_yticks(range(len(order)) if classes is not None and ax is axs[0] else [],
-                      [classes[i] for i in order] if classes is not None and ax is axs[0] else [], fontsize=6)
+                      [classes[i] for i in order] if classes is not None and ax is axs[0] else [],
+                      fontsize=6)
     return axs

@@ -21,8 +21,10 @@ def _scores_labels(
     s = torch.as_tensor(scores).detach()
     y = torch.from_numpy(check_labels(labels)).to(s.device)
     if s.shape != y.shape:
-        raise ValueError(f'scores are {tuple(s.shape)}, labels {tuple(y.shape)}: both must be (images, classes)')
-    if torch.isnan(s).any(): raise ValueError('scores hold nan: no order among them; look for a diverged training')
+        raise ValueError(f'scores are {tuple(s.shape)}, labels {tuple(y.shape)}: both must be '
+                         f'(images, classes)')
+    if torch.isnan(s).any():
+        raise ValueError('scores hold nan: no order among them; look for a diverged training')
     return s.T.contiguous(), y.T.contiguous()
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #3cad4f0c
@@ -67,7 +69,8 @@ def mean_ap(
 )->float:             # in 0..1
     "Mean average precision over the classes that have a positive."
     ap = average_precision(scores, labels, envelope=envelope)
-    if ap.isnan().all(): raise ValueError('no class has a positive label: mAP is not defined; check the labels')
+    if ap.isnan().all():
+        raise ValueError('no class has a positive label: mAP is not defined; check the labels')
     return ap.nanmean().item()
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #c6c60f53
@@ -80,7 +83,8 @@ def decide(
     s = torch.as_tensor(scores).detach()
     present = s >= threshold
     if top is None: return present
-    highest = torch.zeros_like(present).scatter(1, s.topk(min(top, s.shape[1]), dim=1).indices, True)
+    highest = torch.zeros_like(present).scatter(1, s.topk(min(top, s.shape[1]), dim=1).indices,
+                                                True)
     return present & highest
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #1e026d1a
@@ -112,7 +116,8 @@ def _probabilities(
     "Scores in 0..1, or a `ValueError`."
     s = torch.as_tensor(scores)
     if s.numel() and not (0 <= s.min() and s.max() <= 1):
-        raise ValueError(f'scores reach from {s.min():.3g} to {s.max():.3g}: probabilities in 0..1 were expected; '
+        raise ValueError(f'scores reach from {s.min():.3g} to {s.max():.3g}: probabilities in 0..1 '
+                         f'were expected; '
                          'apply a sigmoid first, or use mean_ap, which takes any scores')
     return scores
 
@@ -128,11 +133,13 @@ def evaluate(
     ap = average_precision(_probabilities(scores), labels).tolist()
     names = [str(i) for i in range(len(ap))] if classes is None else list(classes)
     if len(set(names)) != len(ap):
-        raise ValueError(f'{len(set(names))} distinct class names for {len(ap)} columns: give one name a column')
+        raise ValueError(f'{len(set(names))} distinct class names for {len(ap)} columns: give one '
+                         f'name a column')
     seen = {n: a for n, a in zip(names, ap) if a == a}
     at_top = decision_metrics(decide(scores, threshold, top), labels)
     return dict(mAP=mean_ap(scores, labels), AP=seen, skipped=[n for n in names if n not in seen],
-                **decision_metrics(decide(scores, threshold), labels), **{f'{k}@{top}': v for k, v in at_top.items()})
+                **decision_metrics(decide(scores, threshold), labels),
+                **{f'{k}@{top}': v for k, v in at_top.items()})
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #ad43594e
 def _spans(
@@ -155,9 +162,11 @@ def box_masks(
     parts = [torch.as_tensor(b, dtype=torch.float64).reshape(-1, 4) for b in boxes]
     flat = torch.cat(parts) if parts else torch.zeros(0, 4)
     if flat.numel() and flat.max() > 1.01:      # a little more than 1 is rounding
-        raise ValueError(f'a box holds {flat.max():.4g}: shares of width and height in 0..1 were expected; '
+        raise ValueError(f'a box holds {flat.max():.4g}: shares of width and height in 0..1 were '
+                         f'expected; '
                          'divide pixels by the image size')
-    owner = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(b) for b in parts], dtype=torch.long))
+    owner = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(b) for b in parts],
+        dtype=torch.long))
     x, y, w, h = flat.unbind(1)
     cells = _spans(y, h, size[0])[:, :, None] & _spans(x, w, size[1])[:, None]
     return torch.zeros(len(parts), *size, dtype=torch.int32).index_add_(0, owner, cells.int()) > 0
@@ -170,9 +179,12 @@ def _maps_masks(
     "Checked maps and masks."
     R, inside = torch.as_tensor(maps).detach().float(), torch.as_tensor(masks)
     if R.ndim != 3 or inside.ndim != 3 or len(R) != len(inside):
-        raise ValueError(f'maps are {tuple(R.shape)}, masks {tuple(inside.shape)}: expected (n, h, w) and (n, H, W)')
-    if inside.dtype != torch.bool: raise ValueError(f'masks are {inside.dtype}: expected bool, true inside the object')
-    if R.numel() and not R.min() >= 0: raise ValueError('maps hold negative values or nan: pass maps in 0..1')
+        raise ValueError(f'maps are {tuple(R.shape)}, masks {tuple(inside.shape)}: expected (n, h, '
+                         f'w) and (n, H, W)')
+    if inside.dtype != torch.bool:
+        raise ValueError(f'masks are {inside.dtype}: expected bool, true inside the object')
+    if R.numel() and not R.min() >= 0:
+        raise ValueError('maps hold negative values or nan: pass maps in 0..1')
     return R, inside.to(R.device)
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #3c270155
@@ -182,7 +194,8 @@ def pointing_game(
 )->Tensor:      # (n,) in 0..1, nan where a mask is empty
     "Does the highest cell of each map lie inside its mask?"
     R, inside = _maps_masks(maps, masks)
-    at_centres = F.interpolate(inside[:, None].float(), size=R.shape[1:], mode='nearest-exact')[:, 0]
+    at_centres = F.interpolate(inside[:, None].float(), size=R.shape[1:], mode='nearest-exact')[:,
+        0]
     highest = (R == R.amax((1, 2), keepdim=True)).float()
     hit = (highest*at_centres).sum((1, 2))/highest.sum((1, 2))
     return torch.where(inside.any(2).any(1), hit, torch.nan)

@@ -33,8 +33,10 @@ def start_aligned(
 )->RegionDecoder:
     "Identity projections and a silent MLP: the first energies are scaled similarities of queries and positions."
     for layer, g in (decoder.q, gain), (decoder.k, 1.), (decoder.v, 1.), (decoder.out, 1.):
-        nn.init.eye_(layer.weight).mul_(g); layer.bias.zero_()
-    decoder.mlp[-1].weight.zero_(); decoder.mlp[-1].bias.zero_()
+        nn.init.eye_(layer.weight).mul_(g)
+        layer.bias.zero_()
+    decoder.mlp[-1].weight.zero_()
+    decoder.mlp[-1].bias.zero_()
     return decoder
 
 # %% ../nbs/paper/6_model.ipynb #090a70b9
@@ -62,58 +64,91 @@ def judge(
     return pseudo
 
 # %% ../nbs/paper/6_model.ipynb #10e56589
-OPTIONS = dict(prototypes=('both', 'text', 'visual', 'none'), text_prototypes=('pair', 'positive'), score=('region', 'query', 'mean'), start=('aligned', 'random'), kind=('sigmoid', 'softmax'),
-               **dict.fromkeys(('region', 'kd', 'contrastive', 'class_specific', 'centre'), (True, False)))
+OPTIONS = dict(prototypes=('both', 'text', 'visual', 'none'), text_prototypes=('pair', 'positive'),
+               score=('region', 'query', 'mean'), start=('aligned', 'random'),
+               kind=('sigmoid', 'softmax'),
+               **dict.fromkeys(('region', 'kd', 'contrastive', 'class_specific', 'centre'),
+                               (True, False)))
 RANGES = {   # a type, whether a value will do, and that in words
-    **dict.fromkeys(('n_ctx', 'topk', 'length'), (Integral, lambda v: v >= 1, 'a whole number from 1')),
-    **dict.fromkeys(('tau_nce', 'gain', 'sharpness', 'loss_w'), (Real, lambda v: 0 < v < math.inf, 'a number above 0')),
-    **dict.fromkeys(('alpha', 'beta', 'gamma', 'gamma_pos', 'gamma_neg', 'spatial'), (Real, lambda v: 0 <= v < math.inf, 'a number from 0')),
-    **dict.fromkeys(('eta', 'shift'), (Real, lambda v: 0 <= v < 1, 'a number from 0 that is below 1')), 'warmup': (Real, lambda v: 0 <= v <= 1, 'a share from 0 to 1')}
+    **dict.fromkeys(('n_ctx', 'topk', 'length'), (Integral, lambda v: v >= 1,
+                                                  'a whole number from 1')),
+    **dict.fromkeys(('tau_nce', 'gain', 'sharpness', 'loss_w'), (Real, lambda v: 0 < v < math.inf,
+        'a number above 0')),
+    **dict.fromkeys(('alpha', 'beta', 'gamma', 'gamma_pos', 'gamma_neg', 'spatial'),
+                    (Real, lambda v: 0 <= v < math.inf, 'a number from 0')),
+    **dict.fromkeys(('eta', 'shift'), (Real, lambda v: 0 <= v < 1,
+                                       'a number from 0 that is below 1')), 'warmup': (Real,
+                                           lambda v: 0 <= v <= 1, 'a share from 0 to 1')}
 
+# %% ../nbs/paper/6_model.ipynb #967ab619
 def check_options(**given):
     "One clear error for a value that an option does not have."
     for k, v in given.items():
         if k in RANGES:
             kind, fits, words = RANGES[k]
-            if isinstance(v, bool) or not isinstance(v, kind) or not fits(v): raise ValueError(f'{k}={v!r}: use {words}')
-        elif k not in OPTIONS: raise TypeError(f'no setting is called {k!r}: known are {", ".join([*OPTIONS, *RANGES])}')
-        elif not any(v is o if isinstance(o, bool) else isinstance(v, str) and v == o for o in OPTIONS[k]):
+            if isinstance(v, bool) or not isinstance(v, kind) or not fits(v):
+                raise ValueError(f'{k}={v!r}: use {words}')
+        elif k not in OPTIONS:
+            raise TypeError(f'no setting is called {k!r}: known are '
+                            f'{", ".join([*OPTIONS, *RANGES])}')
+        elif not any(v is o if isinstance(o, bool) else isinstance(v, str) and v == o
+                     for o in OPTIONS[k]):
             raise ValueError(f'{k}={v!r}: use one of {", ".join(map(repr, OPTIONS[k]))}')
 
 # %% ../nbs/paper/6_model.ipynb #2e0a5200
 class TRMML(Method):
     "Text-Region Matching for multi-label recognition with missing labels (Ma et al., ACM MM 2024)."
-    recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40, batch=128)
+    recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40,
+                  batch=128)
     exchangeable = True   # `loss=`
 
     def __init__(self,
         clip:CLIP, classes:list,        # frozen encoder, prompt-ready class names
         n_ctx=16, class_specific=True,  # context vectors a prompt; own ones for each class
-        region=True, kd=True, prototypes='both', text_prototypes='positive', contrastive=True,   # the components
+        region=True, kd=True, prototypes='both', text_prototypes='positive',
+        contrastive=True,   # the components
         alpha=1., beta=.05, gamma=.01,  # weights of Eq. 15
         asl=dict(gamma_pos=1., gamma_neg=2., shift=.05),   # Eq. 14
-        kind='sigmoid', start='aligned', gain=1., centre=True,   # regions (Eq. 2); how the decoder starts
-        topk=4, length=64, eta=.9, warmup=.25,      # pixels an image banks, slots a category, thresholds, first stage
+        kind='sigmoid', start='aligned', gain=1.,
+        centre=True,   # regions (Eq. 2); how the decoder starts
+        topk=4, length=64, eta=.9,
+        warmup=.25,      # pixels an image banks, slots a category, thresholds, first stage
         tau_nce=.1, score='region', seed=0, **recipe,   # Eq. 13; what `scores` returns
     ):
-        given = {k: v for k, v in locals().items() if k in (*OPTIONS, *RANGES)}   # before there are other names
-        super().__init__(clip, classes, **recipe); check_options(**given, **asl)
-        self.region, self.kd, self.prototypes, self.contrastive = region, kd and region, prototypes, contrastive
-        self.alpha, self.beta, self.gamma, self.asl, self.tau_nce = alpha, beta, gamma, dict(asl), tau_nce
-        self.kind, self.topk, self.eta, self.warmup, self.score = kind if region else 'softmax', topk, eta, warmup, score
+        # before there are other names
+        given = {k: v for k, v in locals().items() if k in (*OPTIONS, *RANGES)}
+        super().__init__(clip, classes, **recipe)
+        check_options(**given, **asl)
+        self.region = region
+        self.kd = kd and region
+        self.prototypes = prototypes
+        self.contrastive = contrastive
+        self.alpha = alpha
+        self.beta = beta
+        self.gamma = gamma
+        self.asl = dict(asl)
+        self.tau_nce = tau_nce
+        self.kind = kind if region else 'softmax'
+        self.topk = topk
+        self.eta = eta
+        self.warmup = warmup
+        self.score = score
         self.text_prototypes = text_prototypes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             build(self, clip, n_ctx, class_specific, start, gain, length, seed)
-        self.centred.fill_(not (region and centre)); self.to(clip.device)
+        self.centred.fill_(not (region and centre))
+        self.to(clip.device)
 
-    scale = property(lambda self: self.log_scale.exp().clamp(max=100.001))   # 1/tau, CLIP's limit; float32's exp(log 100) is a hair above 100
+    # 1/tau, CLIP's limit; float32's exp(log 100) is a hair above 100
+    scale = property(lambda self: self.log_scale.exp().clamp(max=100.001))
 
 # %% ../nbs/paper/6_model.ipynb #4ac5b671
 def build(model, clip, n_ctx, class_specific, start, gain, length, seed):
     "Parameters of TRM-ML, and the buffers of its prototypes."
     C = len(model.classes)
-    model.prompts = getattr(clip, 'prompt_learner', partial(PromptLearner, clip))(model.classes, n_ctx, class_specific, seed=seed)
+    model.prompts = getattr(clip, 'prompt_learner', partial(PromptLearner, clip))(model.classes,
+        n_ctx, class_specific, seed=seed)
     model.prompts.replays = True   # one text pass a step
     model.log_scale = nn.Parameter(torch.tensor(math.log(clip.logit_scale)))
     if model.region:
@@ -121,8 +156,12 @@ def build(model, clip, n_ctx, class_specific, start, gain, length, seed):
         model.decoder = RegionDecoder(clip.d, region=model.kind)
         if start == 'aligned': start_aligned(model.decoder, gain)
     if model.contrastive: model.projector = Projector(clip.d)
-    model.bank, model.by_visual, model.by_text = MemoryBank(C, length, clip.d), Thresholds(C), Thresholds(C)
-    for name, value in dict(T=torch.zeros(C, clip.d), stage=torch.tensor(1), centred=torch.tensor(False)).items(): model.register_buffer(name, value)
+    model.bank = MemoryBank(C, length, clip.d)
+    model.by_visual = Thresholds(C)
+    model.by_text = Thresholds(C)
+    for name, value in dict(T=torch.zeros(C, clip.d), stage=torch.tensor(1),
+                            centred=torch.tensor(False)).items():
+        model.register_buffer(name, value)
 
 @torch.no_grad()
 def first_queries(clip, classes, start):
@@ -151,15 +190,18 @@ def forward(self:TRMML, x):
     logits_r, logits_q = match_both(F_r, F_q if self.region else F_r, G[0], G[1], self.scale)
     return dict(f=f, G=G, energies=e, F_r=F_r, logits_r=logits_r, logits_q=logits_q)
 
+# %% ../nbs/paper/6_model.ipynb #90177864
 @patch
 def scores(self:TRMML, x):
     "(B, C) probabilities: the region score (the paper), the query score, or their mean."
     out = self.forward(x)
-    z = dict(region=out['logits_r'], query=out['logits_q'], mean=(out['logits_r'] + out['logits_q'])/2)[self.score]
+    z = dict(region=out['logits_r'], query=out['logits_q'], mean=(out['logits_r'] + out['logits_q'])
+             /2)[self.score]
     return z.sigmoid()
 
 @patch
-def regions(self:TRMML, x): return region_maps(self.forward(x)['energies'], self.kind)   # (B, C, h, w) (Eq. 2)
+def regions(self:TRMML, x):
+    return region_maps(self.forward(x)['energies'], self.kind)   # (B, C, h, w) (Eq. 2)
 
 # %% ../nbs/paper/6_model.ipynb #bd53fae1
 def remembered(
@@ -168,7 +210,8 @@ def remembered(
 ):            # its value as a number
     "The value of a buffer, fetched from the device only when it was written since."
     t, kept = getattr(module, name), module.__dict__.setdefault('_remembered', {})
-    if name not in kept or kept[name][0] is not t or kept[name][1] != t._version: kept[name] = t, t._version, t.item()
+    if name not in kept or kept[name][0] is not t or kept[name][1] != t._version:
+        kept[name] = t, t._version, t.item()
     return kept[name][2]
 
 # %% ../nbs/paper/6_model.ipynb #c63dd59e
@@ -185,7 +228,8 @@ def text_directions(
 def begin_epoch(self:TRMML, epoch, epochs):
     "At the end of the first stage the text features become the text prototypes (section 3.4)."
     if remembered(self, 'stage') == 1 and epoch >= self.warmup*epochs:
-        with torch.no_grad(): self.T.copy_(text_directions(self.encode_text(), self.text_prototypes))
+        with torch.no_grad():
+            self.T.copy_(text_directions(self.encode_text(), self.text_prototypes))
         self.stage.fill_(2)
     self.epoch = epoch
 
@@ -193,10 +237,14 @@ def begin_epoch(self:TRMML, epoch, epochs):
 @torch.no_grad()
 def estimate(self:TRMML, out, labels):
     "(B, C) int8: pseudo-labels of a batch; thresholds and bank learn from its known labels (Eq. 7-12)."
-    F_r, every = out['F_r'].detach(), torch.ones(labels.shape[1], dtype=torch.bool, device=labels.device)
-    T = self.T if remembered(self, 'stage') == 2 else text_directions(out['G'], self.text_prototypes)
-    taught = assumed(self, labels)   # where nothing is known to be absent, thresholds too take unknown for absent
-    visual = judge(self.bank.mean_similarity(F_r), self.by_visual, taught, self.bank.ready, self.eta)
+    F_r = out['F_r'].detach()
+    every = torch.ones(labels.shape[1], dtype=torch.bool, device=labels.device)
+    T = self.T if remembered(self, 'stage') == 2 else text_directions(out['G'],
+        self.text_prototypes)
+    # where nothing is known to be absent, thresholds too take unknown for absent
+    taught = assumed(self, labels)
+    visual = judge(self.bank.mean_similarity(F_r), self.by_visual, taught, self.bank.ready,
+                   self.eta)
     text = judge(matching(F_r, T), self.by_text, taught, every, self.eta)
     self.bank.push(topk_pixels(out['energies'], out['f'], self.topk, positives(labels)), labels)
     if remembered(self, 'stage') == 1 or self.prototypes == 'none': return torch.zeros_like(labels)
@@ -207,8 +255,11 @@ def estimate(self:TRMML, out, labels):
 def loss(self:TRMML, x, labels):
     "Named terms, 'total' among them; the pseudo-labels stay in `self.pseudo`, for the log (Eq. 15)."
     x = as_features(self.clip, x)
-    if not remembered(self, 'centred'): centre_keys(self.decoder, unit_positions(x.dense)); self.centred.fill_(True)
-    out = self.forward(x); nce = self.contrast(out, labels) if self.contrastive else None
+    if not remembered(self, 'centred'):
+        centre_keys(self.decoder, unit_positions(x.dense))
+        self.centred.fill_(True)
+    out = self.forward(x)
+    nce = self.contrast(out, labels) if self.contrastive else None
     self.pseudo = self.estimate(out, labels)
     filled, asl = fill_unknown(labels, self.pseudo), dict(self.asl, reduction='batch', eps=1e-8)
     return total_loss(classification(self, out['logits_q'], filled, **asl) if self.region else None,

@@ -37,10 +37,12 @@ def topk_pixels(
 )->Tensor:    # (n, k, d) features, strongest position first
     "Features at the k positions where each region is strongest (Eq. 7)."
     if R.shape[0] != f.shape[0] or R.shape[-2:] != f.shape[-2:]:
-        raise ValueError(f'regions are (B, C, h, w) = {tuple(R.shape)}, features (B, d, h, w) = {tuple(f.shape)}: '
+        raise ValueError(f'regions are (B, C, h, w) = {tuple(R.shape)}, features (B, d, h, w) = '
+                         f'{tuple(f.shape)}: '
                          'use the same images at one resolution for both')
     if not 1 <= k <= R.shape[-2:].numel():
-        raise ValueError(f'k is {k}, but there are {R.shape[-2:].numel()} positions: choose k between 1 and that')
+        raise ValueError(f'k is {k}, but there are {R.shape[-2:].numel()} positions: choose k '
+                         f'between 1 and that')
     best = R[at].flatten(-2).topk(k).indices        # (n, k)
     return rearrange(f, 'b d h w -> b (h w) d')[at[0][:, None], best]
 
@@ -83,19 +85,25 @@ class MemoryBank(nn.Module):
     @property
     def ready(self): return self.filled > 0  # (C,) categories with at least one prototype
     @torch.no_grad()
-    def push(self, vectors, labels):  # (n, k, d), (B, C) with n ones: the vectors of each positive enter its queue (Eq. 7)
+    def push(self, vectors,
+             labels):  # (n, k, d), (B, C) with n ones: the vectors of each positive enter its queue (Eq. 7)
         (C, length, d), k, new = self.V.shape, vectors.shape[-2], labels == 1
-        b, c = positives(labels); n = len(b)
+        b, c = positives(labels)
+        n = len(b)
         if labels.shape[1] != C or vectors.shape != (n, k, d):
-            raise ValueError(f'{tuple(vectors.shape)=}, {tuple(labels.shape)=}: expected ({n}, k, {d}) for {n} positives of {C} categories')
+            raise ValueError(f'{tuple(vectors.shape)=}, {tuple(labels.shape)=}: expected ({n}, k, '
+                             f'{d}) for {n} positives of {C} categories')
         slots, write, arrivals = queue_slots(new, k, self.head, length)
-        place = (c[:, None]*length + slots[b, c]).where(write[b, c], C*length)     # (n, k) row of V; one behind the last: nowhere
+        # (n, k) row of V; one behind the last: nowhere
+        place = (c[:, None]*length + slots[b, c]).where(write[b, c], C*length)
         new_V = torch.cat([self.V.flatten(0, 1), self.V.new_zeros(1, d)])
         new_V[place] = normalize(vectors.float(), dim=-1).to(self.V.dtype)
         self.V = new_V[:-1].view(C, length, d)
-        self.head, self.filled = (self.head + arrivals) % length, (self.filled + arrivals).clamp(max=length)
+        self.head = (self.head + arrivals) % length
+        self.filled = (self.filled + arrivals).clamp(max=length)
 
-    def mean_similarity(self, F_r): return mean_cosine(F_r, self.V, self.filled)  # (B, C, d) -> (B, C) (Eq. 8)
+    def mean_similarity(self, F_r):
+        return mean_cosine(F_r, self.V, self.filled)   # (B, C, d) -> (B, C) (Eq. 8)
 
 # %% ../nbs/paper/3_prototypes_eq7-12.ipynb #9e6f8cc6
 def class_means(
@@ -104,7 +112,8 @@ def class_means(
 )->tuple:          # mean of positives (C,), of negatives (C,), are there positives (C,) bool, negatives (C,) bool
     "Mean similarity of each category's known positives and known negatives (Eq. 9)."
     if s.shape != labels.shape:
-        raise ValueError(f'similarities are {tuple(s.shape)}, labels {tuple(labels.shape)}: give one label for each')
+        raise ValueError(f'similarities are {tuple(s.shape)}, labels {tuple(labels.shape)}: give '
+                         f'one label for each')
     pos, neg = labels == 1, labels == -1
     def mean(where): return s.float().where(where, 0).sum(0)/where.sum(0).clamp(min=1)
     return mean(pos), mean(neg), pos.any(0), neg.any(0)
@@ -174,5 +183,6 @@ def pseudo_quality(
     for name, y in ('pos', 1), ('neg', -1):
         said, true = asked & (pseudo == y), asked & (truth == y)
         n, m, hits = (x.sum().item() for x in (said, true, said & true))
-        out |= {f'{name}_count': n, f'{name}_precision': hits/n if n else nan, f'{name}_recall': hits/m if m else nan}
+        out |= {f'{name}_count': n, f'{name}_precision': hits/n if n else nan,
+                f'{name}_recall': hits/m if m else nan}
     return out

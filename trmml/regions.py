@@ -19,7 +19,8 @@ from .clip.linear import linear, through
 def check_pairs(F, G):
     "Visual vectors and text vectors must be of the same categories and width."
     if F.shape[-2:] != G.shape:
-        raise ValueError(f'visual vectors are (..., C, d) = {tuple(F.shape)}, text vectors (C, d) = {tuple(G.shape)}: '
+        raise ValueError(f'visual vectors are (..., C, d) = {tuple(F.shape)}, text vectors (C, d) '
+                         f'= {tuple(G.shape)}: '
                          'give both the same C and d')
 
 def matching(
@@ -30,8 +31,10 @@ def matching(
     "Cosine of each category's visual vector with its text vector, over the temperature (Eq. 1)."
     check_pairs(F, G)
     F = F.float()
-    dot = (F*normalize(G.float(), dim=-1)).sum(-1)        # a product, not a matmul: autocast leaves it in float32
-    return scale*dot/F.norm(dim=-1).clamp(min=1e-12)      # (..., C) numbers are divided, not (..., C, d)
+    # a product, not a matmul: autocast leaves it in float32
+    dot = (F*normalize(G.float(), dim=-1)).sum(-1)
+    # (..., C) numbers are divided, not (..., C, d)
+    return scale*dot/F.norm(dim=-1).clamp(min=1e-12)
 
 # %% ../nbs/paper/1_regions_eq1-4.ipynb #da7cf5ae
 def dual_logits(
@@ -42,7 +45,8 @@ def dual_logits(
 )->Tensor:          # (..., C) float32 logits; their sigmoid is the probability
     "Matching with the positive prompt minus matching with the negative prompt (Eq. 1 with dual prompts)."
     check_pairs(F, G_pos)
-    D = normalize(G_pos.float(), dim=-1) - normalize(G_neg.float(), dim=-1)   # (C, d): one product instead of two
+    # (C, d): one product instead of two
+    D = normalize(G_pos.float(), dim=-1) - normalize(G_neg.float(), dim=-1)
     F = F.float()
     return scale*(F*D).sum(-1)/F.norm(dim=-1).clamp(min=1e-12)
 
@@ -53,7 +57,8 @@ def attention_energies(
 )->Tensor:    # (B, C, n) raw energies
     "Scaled dot product of each query with each key, one head."
     if q.shape[-1] != k.shape[-1]:
-        raise ValueError(f'queries have width {q.shape[-1]}, keys {k.shape[-1]}: project both to one width')
+        raise ValueError(f'queries have width {q.shape[-1]}, keys {k.shape[-1]}: project both to '
+                         f'one width')
     e = linear(k, q) if q.ndim == 2 else k @ q.mT
     return rearrange(e, 'b n c -> b c n')/math.sqrt(q.shape[-1])
 
@@ -75,7 +80,8 @@ def pool_regions(
 )->Tensor:           # (B, C, d) region vectors F_r
     "Mean of the features under each region, weighted by the region (Eq. 4)."
     if R.shape[0] != f.shape[0] or R.shape[-2:] != f.shape[-2:]:
-        raise ValueError(f'regions are (B, C, h, w) = {tuple(R.shape)}, features (B, d, h, w) = {tuple(f.shape)}: '
+        raise ValueError(f'regions are (B, C, h, w) = {tuple(R.shape)}, features (B, d, h, w) = '
+                         f'{tuple(f.shape)}: '
                          'use the same images at one resolution for both')
     W = R/R.sum((-2, -1), keepdim=True).clamp(min=eps)
     return einsum(W, f, 'b c h w, b d h w -> b c d')
@@ -100,18 +106,26 @@ class RegionDecoder(nn.Module):
         region:str='sigmoid', # what `regions` does with energies, see `region_maps`
     ):
         super().__init__()
-        region_maps(torch.zeros(1, 1, 1, 1), region)  # refuses unknown kinds now, not after an epoch
+        # refuses unknown kinds now, not after an epoch
+        region_maps(torch.zeros(1, 1, 1, 1), region)
         self.region, hidden = region, 4*d if hidden is None else hidden
         self.norm_q, self.norm_f, self.norm_a = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
         self.q, self.k, self.v, self.out = (nn.Linear(d, d) for _ in range(4))
-        self.mlp = nn.Sequential(nn.Linear(d, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, d))
+        self.mlp = nn.Sequential(nn.Linear(d, hidden), nn.GELU(), nn.Dropout(dropout),
+                                 nn.Linear(hidden, d))
 
     def forward(self, Q, f):  # (C, d), (B, d, h, w) -> raw energies (B, C, h, w), F_q (B, C, d)
-        z, (w, b) = layer_norm(rearrange(f, 'b d h w -> b (h w) d'), Q.shape[-1:]), self.norm_f.parameters()   # norm_f(f) = z*w + b
+        # norm_f(f) = z*w + b
+        z, (w, b) = layer_norm(rearrange(f, 'b d h w -> b (h w) d'),
+                               Q.shape[-1:]), self.norm_f.parameters()
         q = self.q(self.norm_q(Q))                                                          # (C, d)
-        to_f, rest = q @ self.k.weight, q @ self.k.bias                                     # q.k = to_f.norm_f(f) + rest
-        e = attention_energies(to_f*w, z) + (to_f @ b + rest)[:, None]/math.sqrt(q.shape[-1])   # (B, C, hw)
-        A = linear(e.softmax(-1) @ z*w + b, self.out.weight @ self.v.weight, self.out(self.v.bias))   # (B, C, d)
-        return rearrange(e, 'b c (h w) -> b c h w', h=f.shape[-2]), A + through(self.mlp, self.norm_a(A))
+        # q.k = to_f.norm_f(f) + rest
+        to_f, rest = q @ self.k.weight, q @ self.k.bias
+        # (B, C, hw)
+        e = attention_energies(to_f*w, z) + (to_f @ b + rest)[:, None]/math.sqrt(q.shape[-1])
+        # (B, C, d)
+        A = linear(e.softmax(-1) @ z*w + b, self.out.weight @ self.v.weight, self.out(self.v.bias))
+        return rearrange(e, 'b c (h w) -> b c h w', h=f.shape[-2]), A + through(self.mlp,
+            self.norm_a(A))
 
     def regions(self, energies): return region_maps(energies, self.region)

@@ -21,7 +21,8 @@ class Moved(TRMML):
     ):
         super().__init__(clip, classes, **{**BARE, **settings})
         if not self.region: raise ValueError('region=False: there is no region module to move')
-        self.queries.requires_grad_(not freeze); self.decoder.requires_grad_(not freeze)
+        self.queries.requires_grad_(not freeze)
+        self.decoder.requires_grad_(not freeze)
 
     @staticmethod
     def starts_from(freeze=False, **settings): return 'trmml', {**BARE, **settings}
@@ -29,5 +30,6 @@ class Moved(TRMML):
     @torch.no_grad()
     def start_from(self, source):
         "Take queries and decoder of a trained model."
-        self.queries.copy_(source.queries); self.decoder.load_state_dict(source.decoder.state_dict())
+        self.queries.copy_(source.queries)
+        self.decoder.load_state_dict(source.decoder.state_dict())
         self.centred.copy_(source.centred)

@@ -40,7 +40,8 @@ from torchvision import transforms as T
 from .linear import linear, through
 
 # %% ../../nbs/clip/1_clip.ipynb #7843c0f2
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)   # OpenAI's, of RGB in 0..1
+# OpenAI's, of RGB in 0..1
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 def feature_map(
     visual,   # open_clip's ModifiedResNet
@@ -55,7 +56,8 @@ def position_embedding(
     h:int, w:int, # size of the feature map
 )->Tensor:     # (1 + h*w, c)
     "Positional embedding of the mean token and of an h x w grid, resized from the grid it was trained on."
-    p = pool.positional_embedding; side = round((len(p) - 1)**.5)
+    p = pool.positional_embedding
+    side = round((len(p) - 1)**.5)
     if (h, w) == (side, side): return p
     grid = rearrange(p[1:].float(), '(h w) c -> 1 c h w', h=side)
     grid = F.interpolate(grid, (h, w), mode='bicubic', align_corners=False)
@@ -68,9 +70,11 @@ def attention_pool(
 )->Tensor:    # (B, d)
     "CLIP's pooled feature: one query, the mean token, attends to itself and to all positions."
     x = rearrange(m, 'b c h w -> b (h w) c')
-    x = torch.cat([x.mean(1, keepdim=True), x], 1) + position_embedding(pool, *m.shape[-2:]).to(m.dtype)
+    x = torch.cat([x.mean(1, keepdim=True), x], 1) + position_embedding(pool,
+        *m.shape[-2:]).to(m.dtype)
     q = rearrange(pool.q_proj(x[:, 0]), 'b (g e) -> b g e', g=pool.num_heads)
-    w_k, w_v = (rearrange(p.weight, '(g e) c -> g e c', g=pool.num_heads) for p in (pool.k_proj, pool.v_proj))
+    w_k, w_v = (rearrange(p.weight, '(g e) c -> g e c', g=pool.num_heads) for p in (pool.k_proj,
+        pool.v_proj))
     a = einsum(q, w_k, 'b g e, g e c -> b g c') @ x.mT*q.shape[-1]**-.5   # (B, g, 1 + h*w)
     v = einsum(a.softmax(-1) @ x, w_v, 'b g c, g e c -> b g e')
     return pool.c_proj(rearrange(v, 'b g e -> b (g e)') + pool.v_proj.bias)
@@ -82,7 +86,8 @@ def dense_features(
 )->Tensor:    # (B, d, h, w)
     "Every position through the value and output projections, without mixing: vectors of the joint space that have a place."
     x = rearrange(m, 'b c h w -> b h w c')
-    f = pool.joint(x) if hasattr(pool, 'joint') else pool.c_proj(pool.v_proj(x))   # one matrix, if `fold_projections` was there
+    # one matrix, if `fold_projections` was there
+    f = pool.joint(x) if hasattr(pool, 'joint') else pool.c_proj(pool.v_proj(x))
     return rearrange(f, 'b h w d -> b d h w')
 
 # %% ../../nbs/clip/1_clip.ipynb #7935b506
@@ -108,9 +113,12 @@ def fold_batchnorm(
     visual = copy.deepcopy(visual)
     for m in list(visual.modules()):
         names = list(m._modules)
-        for c, b in zip(names, names[1:]):   # in a ResNet of CLIP, what follows a convolution is its normalisation
+        for c, b in zip(names,
+                        names[
+                            1:]):   # in a ResNet of CLIP, what follows a convolution is its normalisation
             if isinstance(getattr(m, c), nn.Conv2d) and isinstance(getattr(m, b), nn.BatchNorm2d):
-                setattr(m, c, fuse_conv_bn_eval(getattr(m, c), getattr(m, b))); setattr(m, b, nn.Identity())
+                setattr(m, c, fuse_conv_bn_eval(getattr(m, c), getattr(m, b)))
+                setattr(m, b, nn.Identity())
     return visual.to(memory_format=torch.channels_last)
 
 # %% ../../nbs/clip/1_clip.ipynb #72759b39
@@ -119,9 +127,12 @@ def fold_projections(
     visual, # open_clip's ModifiedResNet
 ):          # the same, with `attnpool.joint`: value and output projection in one
     "Multiply the two projections of dense features once and for all."
-    (w_v, b_v), (w_c, b_c) = ((p.weight.detach().double(), p.bias.detach().double()) for p in (visual.attnpool.v_proj, visual.attnpool.c_proj))
-    joint = nn.Linear(w_v.shape[1], len(w_c)).to(visual.attnpool.c_proj.weight).requires_grad_(False)
-    joint.weight.copy_(w_c @ w_v); joint.bias.copy_(w_c @ b_v + b_c)
+    (w_v, b_v), (w_c, b_c) = ((p.weight.detach().double(), p.bias.detach().double())
+                              for p in (visual.attnpool.v_proj, visual.attnpool.c_proj))
+    joint = nn.Linear(w_v.shape[1],
+                      len(w_c)).to(visual.attnpool.c_proj.weight).requires_grad_(False)
+    joint.weight.copy_(w_c @ w_v)
+    joint.bias.copy_(w_c @ b_v + b_c)
     visual.attnpool.joint = joint
     return visual
 
@@ -132,17 +143,22 @@ def can_fuse(
 )->bool:
     "Whether activations can be done within convolutions."
     w = visual.conv1.weight
-    return w.device.type == 'cpu' and w.dtype == torch.float32 and compute is None and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_convolution_pointwise')
+    return (w.device.type == 'cpu' and w.dtype == torch.float32 and compute is None
+            and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
+                '_convolution_pointwise'))
 
 class FusedConv(nn.Module):
     "A convolution followed by ReLU, or by an addition and ReLU, in one go."
     def __init__(self, conv):
         super().__init__()
-        self.weight, self.bias, self.how = conv.weight, conv.bias, (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.weight = conv.weight
+        self.bias = conv.bias
+        self.how = (conv.padding, conv.stride, conv.dilation, conv.groups)
 
     def forward(self, x, other=None):  # relu(conv(x)) or relu(conv(x) + other)
         op, given = torch.ops.mkldnn._convolution_pointwise, (self.weight, self.bias, *self.how)
-        return op(x, *given, 'relu', [], '') if other is None else op.binary(x, other, *given, 'add', 1., 'relu', [], None)
+        return op(x, *given, 'relu', [], '') if other is None else op.binary(x, other, *given,
+            'add', 1., 'relu', [], None)
 
 # %% ../../nbs/clip/1_clip.ipynb #1941d8d1
 class FusedBlock(nn.Module):
@@ -152,14 +168,18 @@ class FusedBlock(nn.Module):
         self.conv1, self.conv2, self.conv3 = map(FusedConv, (block.conv1, block.conv2, block.conv3))
         self.avgpool, self.downsample = block.avgpool, block.downsample or nn.Identity()
 
-    def forward(self, x): return self.conv3(self.avgpool(self.conv2(self.conv1(x))), self.downsample(x))
+    def forward(self, x):
+        return self.conv3(self.avgpool(self.conv2(self.conv1(x))), self.downsample(x))
 
 def fuse_activations(
     visual, # open_clip's ModifiedResNet without BatchNorm; changed in place
 ):
     "Do every ReLU and every addition of a block within the convolution before it."
-    for name in ('1', '2', '3'): setattr(visual, f'conv{name}', FusedConv(getattr(visual, f'conv{name}'))); setattr(visual, f'act{name}', nn.Identity())
-    for name in ('layer1', 'layer2', 'layer3', 'layer4'): setattr(visual, name, nn.Sequential(*map(FusedBlock, getattr(visual, name))))
+    for name in ('1', '2', '3'):
+        setattr(visual, f'conv{name}', FusedConv(getattr(visual, f'conv{name}')))
+        setattr(visual, f'act{name}', nn.Identity())
+    for name in ('layer1', 'layer2', 'layer3', 'layer4'):
+        setattr(visual, name, nn.Sequential(*map(FusedBlock, getattr(visual, name))))
     return visual
 
 # %% ../../nbs/clip/1_clip.ipynb #decc53bd
@@ -168,7 +188,8 @@ class Packing(NamedTuple):
     rows: Tensor   # (T,) which of the K*L tokens
     last: Tensor   # (K,) rows of the end tokens
     back: Tensor   # (K,) where each sentence went
-    groups: tuple  # (sentences, tokens of each), in the order of the rows; the first group is the common one
+    # (sentences, tokens of each), in the order of the rows; the first group is the common one
+    groups: tuple
     shared: int    # tokens in common, 0 if none
 
 @cache   # for good: a recorded pass reads them where they lie
@@ -180,11 +201,13 @@ def packing(
     device=None,
 )->Packing:
     "The packing of sentences by their length."
-    order = sorted(range(len(end)), key=end.__getitem__); lengths = [end[k] + 1 - shared for k in order]
+    order = sorted(range(len(end)), key=end.__getitem__)
+    lengths = [end[k] + 1 - shared for k in order]
     rows = [*range(shared), *(k*L + i for k in order for i in range(shared, end[k] + 1))]
     last = torch.tensor(lengths).cumsum(0) + shared - 1
     groups = [(1, shared)]*(shared > 0) + [(lengths.count(l), l) for l in sorted(set(lengths))]
-    return Packing(*(t.to(device) for t in (torch.tensor(rows), last, torch.tensor(order).argsort())), tuple(groups), shared)
+    return Packing(*(t.to(device) for t in (torch.tensor(rows), last,
+                                            torch.tensor(order).argsort())), tuple(groups), shared)
 
 # %% ../../nbs/clip/1_clip.ipynb #8864c5b9
 @cache   # for good, as packings
@@ -193,6 +216,7 @@ def seen(queries:int, keys:int, device=None)->Tensor:
     "(queries, keys) bool: what the last tokens of a sentence may look at."
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
+# %% ../../nbs/clip/1_clip.ipynb #7a5ace03
 def attend(
     q, k, v, # (T, width) keys and values of all rows, queries of those that ask
     asking,  # (sentences, tokens of each) of the queries
@@ -203,12 +227,17 @@ def attend(
     "Causal attention, sentences of equal length together."
     def split(t, groups):
         parts = t.split([n*l for n, l in groups])
-        return [x.view(n, l, heads, x.shape[-1]//heads).transpose(1, 2) for x, (n, l) in zip(parts, groups)]   # (n, heads, l, width/heads)
+        # (n, heads, l, width/heads)
+        return [x.view(n, l, heads, x.shape[-1]//heads).transpose(1, 2) for x,
+                (n, l) in zip(parts, groups)]
     ks, vs, out = split(k, groups), split(v, groups), []
     for i, a in enumerate(split(q, asking)):
         if not a.shape[2]: continue                        # nobody of this group asks
-        b, c = (torch.cat([t[0].expand(len(a), -1, -1, -1), t[i]], 2) if shared and i else t[i] for t in (ks, vs))
-        o = c if b.shape[2] == 1 else F.scaled_dot_product_attention(a, b, c, seen(a.shape[2], b.shape[2], a.device))   # a single token sees itself
+        b, c = (torch.cat([t[0].expand(len(a), -1, -1, -1), t[i]], 2) if shared and i else t[i]
+                for t in (ks, vs))
+        # a single token sees itself
+        o = c if b.shape[2] == 1 else F.scaled_dot_product_attention(a, b, c,
+            seen(a.shape[2], b.shape[2], a.device))
         out.append(o.transpose(1, 2).flatten(2).flatten(0, 1))
     return torch.cat(out)
 
@@ -223,7 +252,8 @@ def packed_block(
     a, y, asking = block.attn, block.ln_1(x), p.groups
     if only_last:
         w, b = ((t[:x.shape[-1]], t[x.shape[-1]:]) for t in (a.in_proj_weight, a.in_proj_bias))
-        x, asking = x[p.last], [(n, int(i > 0 or not p.shared)) for i, (n, _) in enumerate(p.groups)]
+        x = x[p.last]
+        asking = [(n, int(i > 0 or not p.shared)) for i, (n, _) in enumerate(p.groups)]
         q, k, v = linear(y[p.last], w[0], b[0]), *linear(y, w[1], b[1]).chunk(2, -1)
     else: q, k, v = linear(y, a.in_proj_weight, a.in_proj_bias).chunk(3, -1)
     o = attend(q, k, v, asking, p.groups, p.shared > 0, a.num_heads)
@@ -247,11 +277,14 @@ def encode_embeddings(
     shared:int=0, # first vectors that all sentences have in common: computed once
 )->Tensor:        # (K, d) text features, not of unit length
     "Text features of sentences given as vectors: what prompt learning differentiates through."
-    p = packing(tuple(end.tolist()) if isinstance(end, Tensor) else end, x.shape[1], shared, x.device)
-    x = (x + model.positional_embedding[:x.shape[1]].to(x.dtype)).flatten(0, 1).index_select(0, p.rows)
+    p = packing(tuple(end.tolist()) if isinstance(end, Tensor) else end, x.shape[1], shared,
+                x.device)
+    x = (x + model.positional_embedding[:x.shape[1]].to(x.dtype)).flatten(0, 1).index_select(0,
+        p.rows)
     *blocks, last = model.transformer.resblocks
     for block in blocks: x = packed_block(block, x, p)
-    return (model.ln_final(packed_block(last, x, p, True)) @ model.text_projection.to(x.dtype))[p.back]
+    return (model.ln_final(packed_block(last, x, p,
+                                        True)) @ model.text_projection.to(x.dtype))[p.back]
 
 # %% ../../nbs/clip/1_clip.ipynb #e9336ee1
 @cache
@@ -264,10 +297,12 @@ def tokenize(
 )->Tensor:          # (K, 77) token ids
     "CLIP's byte-pair tokens, with an end token in each row."
     tokenizer = byte_pairs()
-    tokens = tokenizer(sentences, tokenizer.context_length + 1)   # one place more shows what would be cut
+    # one place more shows what would be cut
+    tokens = tokenizer(sentences, tokenizer.context_length + 1)
     cut = tokens[:, -1] != 0
     if cut.any():
-        raise ValueError(f'sentence {int(cut.nonzero()[0])} has more than {tokenizer.context_length - 2} tokens '
+        raise ValueError(f'sentence {int(cut.nonzero()[0])} has more than '
+                         f'{tokenizer.context_length - 2} tokens '
                          f'({sentences[int(cut.nonzero()[0])][:40]!r}...): shorten it')
     return tokens[:, :-1]
 
@@ -367,7 +402,8 @@ class Storages:
         "The tensor that is described, of its shape and type."
         _, dtype, name, *_ = t.storage
         if (name, dtype) not in self.read:
-            raw = bytearray(record(self.z, f'data/{name}', self.left)); self.left -= len(raw)
+            raw = bytearray(record(self.z, f'data/{name}', self.left))
+            self.left -= len(raw)
             flat = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
             self.read[name, dtype] = flat
         flat = self.read[name, dtype]
@@ -410,9 +446,11 @@ def read_weights(
         why = (str(err) or type(err).__name__).splitlines()[0][:120]
         raise ValueError(f'{path} is not a readable weights file ({why}): '
                          'expected safetensors, a state dict or a TorchScript archive') from None
-    for inner in ('state_dict', 'model'): state = state.get(inner, state) if isinstance(state, dict) else state
+    for inner in ('state_dict', 'model'):
+        state = state.get(inner, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f'{path} holds no state dict: expected tensors by name, or such a dictionary under "state_dict"')
+        raise ValueError(f'{path} holds no state dict: expected tensors by name, or such a '
+                         f'dictionary under "state_dict"')
     return {k.removeprefix('module.'): v for k, v in state.items()}
 
 # %% ../../nbs/clip/1_clip.ipynb #85d34b7c
@@ -423,12 +461,15 @@ def warn_activation(
 ):
     "Say that a file without OpenAI's marks is read with the ordinary GELU, where an architecture is known with both."
     marked = weights in ('openai', None) or all(m in state for m in OPENAI_MARKS)
-    if marked or not Path(weights).is_file() or f'{name}-quickgelu' not in open_clip.list_models(): return
-    warnings.warn(f"{weights} does not say which GELU it was trained with and is read with the ordinary one; if it holds OpenAI's weights, "
+    if marked or not Path(weights).is_file() or f'{name}-quickgelu' not in open_clip.list_models():
+        return
+    warnings.warn(f"{weights} does not say which GELU it was trained with and is read with the "
+                  f"ordinary one; if it holds OpenAI's weights, "
                   f"their features will be wrong: use the name '{name}-quickgelu'", stacklevel=3)
 
 OPENAI_MARKS = ('input_resolution', 'context_length', 'vocab_size')
 
+# %% ../../nbs/clip/1_clip.ipynb #0c57e8fb
 def check_fit(
     model,     # open_clip's CLIP
     state:dict, # name -> tensor
@@ -438,16 +479,20 @@ def check_fit(
     "One clear error when weights and architecture do not belong together."
     want = model.state_dict()
     for k, v in want.items():
-        if k not in state and 'num_batches_tracked' not in k: raise ValueError(f'{source} is not a {name}: it lacks {k}')
+        if k not in state and 'num_batches_tracked' not in k:
+            raise ValueError(f'{source} is not a {name}: it lacks {k}')
         if k in state and state[k].shape != v.shape:
-            raise ValueError(f'{source} is not a {name}: its {k} is {tuple(state[k].shape)}, {name} needs {tuple(v.shape)}')
+            raise ValueError(f'{source} is not a {name}: its {k} is {tuple(state[k].shape)}, '
+                             f'{name} needs {tuple(v.shape)}')
     extra = [k for k in state if k not in want]
     if extra: raise ValueError(f'{source} is not a {name}: it has {extra[0]}, which {name} lacks')
 
 # %% ../../nbs/clip/1_clip.ipynb #3404bb10
 DOODLE_CLIP = dict(embed_dim=128, vision_cfg=dict(layers=(1, 1, 1, 1), width=32, image_size=128),
                    text_cfg=dict(context_length=77, vocab_size=49408, width=128, heads=4, layers=3))
-DOODLE_FILE = Path(__file__).parents[1]/'weights'/'doodle-clip.safetensors' if '__file__' in globals() else Path('../../trmml/weights/doodle-clip.safetensors')
+DOODLE_FILE = Path(__file__).parents[
+    1]/'weights'/'doodle-clip.safetensors' if '__file__' in globals() else Path(
+        '../../trmml/weights/doodle-clip.safetensors')
 
 def unpack(
     state:dict,      # tensors of a packed file: `token_ids` (K,) and only those rows of `token_embedding.weight`
@@ -470,6 +515,7 @@ def architecture(
     if name == 'doodle-clip': return open_clip.CLIP(**cfg)
     return open_clip.CLIP(**dict(cfg, quick_gelu=quick_gelu or cfg.get('quick_gelu', False)))
 
+# %% ../../nbs/clip/1_clip.ipynb #f698406b
 def settings_of(
     name:str, # 'doodle-clip' or an open_clip model name
 )->dict:      # arguments of open_clip.CLIP
@@ -478,15 +524,19 @@ def settings_of(
     known = name in open_clip.list_models()   # other names lead to a hub or a folder
     cfg = open_clip.get_model_config(name) if known else None
     if cfg is None:
-        raise ValueError(f'unknown backbone {name!r}: use "doodle-clip" or one of open_clip\'s ResNets: {", ".join(resnets())}')
+        raise ValueError(f'unknown backbone {name!r}: use "doodle-clip" or one of open_clip\'s '
+                         f'ResNets: {", ".join(resnets())}')
     if not isinstance(cfg['vision_cfg'].get('layers'), (list, tuple)):
-        raise ValueError(f'{name} is not a CLIP ResNet; dense features are read through the attention pool of: {", ".join(resnets())}')
-    return {k: v for k, v in cfg.items() if k in ('embed_dim', 'vision_cfg', 'text_cfg', 'quick_gelu')}
+        raise ValueError(f'{name} is not a CLIP ResNet; dense features are read through the '
+                         f'attention pool of: {", ".join(resnets())}')
+    return {k: v for k, v in cfg.items() if k in ('embed_dim', 'vision_cfg', 'text_cfg',
+                                                  'quick_gelu')}
 
 def resnets()->list: # of str
     "Names of open_clip's CLIP ResNets."
     names = [n for n in open_clip.list_models() if n.startswith('RN')]
-    return [n for n in names if isinstance(open_clip.get_model_config(n)['vision_cfg'].get('layers'), (list, tuple))]
+    return [n for n in names
+            if isinstance(open_clip.get_model_config(n)['vision_cfg'].get('layers'), (list, tuple))]
 
 # %% ../../nbs/clip/1_clip.ipynb #7e85d5f4
 class CLIP(nn.Module):
@@ -499,30 +549,43 @@ class CLIP(nn.Module):
         compute=None,    # dtype of the image tower's arithmetic (autocast); None: that of the weights
     ):
         super().__init__()
-        model.visual.to(memory_format=torch.channels_last)   # the order CPUs and GPUs convolve fastest in
+        # the order CPUs and GPUs convolve fastest in
+        model.visual.to(memory_format=torch.channels_last)
         self.model, self.name, self.source = model.requires_grad_(False).eval(), name, source
-        self.image_size, self.compute, self.d, self._folded = image_size, compute, model.text_projection.shape[1], ()
+        self.image_size = image_size
+        self.compute = compute
+        self.d = model.text_projection.shape[1]
+        self._folded = ()
 
-    def _apply(self, *args, **kwargs): self._folded = (); return super()._apply(*args, **kwargs)   # moved or converted
-    def train(self, mode=True): return super().train(False)   # frozen: BatchNorm never leaves evaluation mode
+    def _apply(self, *args, **kwargs):
+        # moved or converted
+        self._folded = ()
+        return super()._apply(*args, **kwargs)
+    def train(self, mode=True):
+        return super().train(False)   # frozen: BatchNorm never leaves evaluation mode
 
     device = property(lambda self: self.model.logit_scale.device)
     dtype = property(lambda self: self.compute or self.model.visual.conv1.weight.dtype)
-    logit_scale = property(lambda self: self.model.logit_scale.exp().item())   # 100 for OpenAI's weights
+    # 100 for OpenAI's weights
+    logit_scale = property(lambda self: self.model.logit_scale.exp().item())
 
     @cached_property
     def weights_hash(self):
         "sha256 over all tensors, in order of their names: part of every key of cached features."
         h = hashlib.sha256()
         for k, v in sorted(self.model.state_dict().items()):
-            h.update(k.encode()); h.update(v.detach().float().cpu().numpy().tobytes())
+            h.update(k.encode())
+            h.update(v.detach().float().cpu().numpy().tobytes())
         return h.hexdigest()
 
 # %% ../../nbs/clip/1_clip.ipynb #8d089ce7
 @patch(as_prop=True)
 def tower(self:CLIP):
     "What computes features: the image tower folded, or as it is while it is being trained."
-    visual = self.model.visual; state = sum(t._version for t in (*visual.parameters(), *visual.buffers()) if not t.is_inference())   # those cannot tell
+    # those cannot tell
+    visual = self.model.visual
+    state = sum(t._version for t in (*visual.parameters(), *visual.buffers())
+                if not t.is_inference())
     if visual.conv1.weight.requires_grad: return visual
     state = state, can_fuse(visual, self.compute)
     if self._folded[:1] != (state,):   # at first, and when changed in place
@@ -541,7 +604,8 @@ def features(self:CLIP, images):
     "Dense (B, d, h, w) and pooled (B, d) features of (B, 3, H, W) images."
     weights = self.model.visual.conv1.weight
     x = images.to(weights.device, weights.dtype).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(x.device.type, self.compute, enabled=self.compute is not None): f = image_features(self.tower, x)
+    with torch.autocast(x.device.type, self.compute, enabled=self.compute is not None):
+        f = image_features(self.tower, x)
     return Features(*(v.float() if self.compute else v for v in f))
 
 @patch
@@ -552,7 +616,8 @@ def pooled(self:CLIP, images): return self.features(images).pooled
 @patch
 def text(self:CLIP, sentences):
     "(K, d) features of K sentences."
-    tokens = tokenize(sentences); warn_unknown(self, tokens, sentences)
+    tokens = tokenize(sentences)
+    warn_unknown(self, tokens, sentences)
     tokens = tokens.to(self.device)
     return encode_embeddings(self.model, self.model.token_embedding(tokens), tokens.argmax(1))
 
@@ -561,16 +626,20 @@ def square(
     size:int, # pixels a side
 ):            # callable: PIL image -> (3, size, size) float32
     "Resize to a square (the field ignores the aspect ratio here), scale to 0..1, normalise with OpenAI's mean and spread."
-    if size < 32 or size % 32: raise ValueError(f'image size {size}: use a multiple of 32 (the trunk shrinks by 32)')
-    return T.Compose([T.Resize((size, size), T.InterpolationMode.BICUBIC), T.ToTensor(), T.Normalize(MEAN, STD)])
+    if size < 32 or size % 32:
+        raise ValueError(f'image size {size}: use a multiple of 32 (the trunk shrinks by 32)')
+    return T.Compose([T.Resize((size, size), T.InterpolationMode.BICUBIC), T.ToTensor(),
+                      T.Normalize(MEAN, STD)])
 
 def warn_unknown(clip, tokens, sentences):
     "Say which sentences hold words that these weights never saw (rows of zeros, in packed files)."
     used = torch.unique(tokens)
-    blank = used[(clip.model.token_embedding.weight[used.to(clip.device)] == 0).all(1).cpu() & (used != 0)]
+    blank = used[(clip.model.token_embedding.weight[used.to(clip.device)] == 0).all(1).cpu()
+                 & (used != 0)]
     if len(blank):
         bad = [s for s, t in zip(sentences, tokens) if torch.isin(t, blank).any()]
-        warnings.warn(f'{clip.name} never saw some words of {len(bad)} of {len(sentences)} sentences, {bad[0]!r} the first: '
+        warnings.warn(f'{clip.name} never saw some words of {len(bad)} of {len(sentences)} '
+                      f'sentences, {bad[0]!r} the first: '
                       'their text features mean little', stacklevel=3)
 
 # %% ../../nbs/clip/1_clip.ipynb #a6afa2b5
@@ -580,10 +649,12 @@ def weights_file(name, weights):
     if not cfg and Path(weights).is_file(): return weights
     if not cfg:
         tags = ', '.join(open_clip.list_pretrained_tags_by_model(name)) or 'none'
-        raise ValueError(f'weights {str(weights)!r} of {name}: neither a file nor a tag of open_clip (known tags: {tags})')
+        raise ValueError(f'weights {str(weights)!r} of {name}: neither a file nor a tag of '
+                         f'open_clip (known tags: {tags})')
     try: return open_clip.pretrained.download_pretrained(cfg)
     except Exception as err:
-        raise ConnectionError(f'the weights {weights!r} of {name} could not be downloaded ({type(err).__name__}): '
+        raise ConnectionError(f'the weights {weights!r} of {name} could not be downloaded '
+                              f'({type(err).__name__}): '
                               'give the path of a local copy as `weights`') from err
 
 # %% ../../nbs/clip/1_clip.ipynb #1eacbf23
@@ -596,8 +667,10 @@ def random_weights(name, seed):
 def stored_weights(name, weights):
     "A model with weights from a file or a tag, and what to call them."
     settings_of(name)   # an unknown name is an error before anything is downloaded
-    path = DOODLE_FILE if name == 'doodle-clip' and weights in ('openai', 'doodles') else weights_file(name, weights)
-    state = unpack(read_weights(path)); warn_activation(name, weights, state)
+    path = DOODLE_FILE if name == 'doodle-clip' and weights in ('openai',
+        'doodles') else weights_file(name, weights)
+    state = unpack(read_weights(path))
+    warn_activation(name, weights, state)
     model = architecture(name, all(m in state for m in OPENAI_MARKS) or weights == 'openai')
     state = {k: v for k, v in state.items() if k not in OPENAI_MARKS}
     check_fit(model, state, name, path)
@@ -651,40 +724,61 @@ class PromptLearner(nn.Module):
 
     def embeddings(self, ctx=None):
         "(P, C, L, width): start token, context, class name, end token; P = 2 if dual."
-        ctx = self.ctx if ctx is None else ctx; P, C = len(ctx), len(self.prefix)
-        return torch.cat([self.prefix.expand(P, -1, -1, -1), ctx.expand(P, C, -1, -1), self.suffix.expand(P, -1, -1, -1)], 2)
+        ctx = self.ctx if ctx is None else ctx
+        P, C = len(ctx), len(self.prefix)
+        return torch.cat([self.prefix.expand(P, -1, -1, -1), ctx.expand(P, C, -1, -1),
+                          self.suffix.expand(P, -1, -1, -1)], 2)
 
 # %% ../../nbs/clip/1_clip.ipynb #2d8bf8ff
 @patch
 def encode(self:PromptLearner, model, ctx):
     "(P, C, d) text features, not of unit length, float32, through open_clip's CLIP."
     x, (P, own, n, _) = self.embeddings(ctx), ctx.shape
-    if own == 1: return torch.stack([encode_embeddings(model, p, self.ends, 1 + n) for p in x]).float()   # all share a context
-    G = encode_embeddings(model, rearrange(x, 'p c l w -> (p c) l w'), self.ends*P, 1)                    # the start token
+    if own == 1:
+        # all share a context
+        return torch.stack([encode_embeddings(model, p, self.ends, 1 + n) for p in x]).float()
+    # the start token
+    G = encode_embeddings(model, rearrange(x, 'p c l w -> (p c) l w'), self.ends*P, 1)
     return rearrange(G.float(), '(p c) d -> p c d', p=P)
 
 # %% ../../nbs/clip/1_clip.ipynb #e499646e
 PromptLearner.replays, PromptLearner._recorded = False, None
 @patch
-def __getstate__(self:PromptLearner): return {k: v for k, v in self.__dict__.items() if k != '_recorded'}   # a recording cannot be copied
+def __getstate__(self:PromptLearner):
+    # a recording cannot be copied
+    return {k: v for k, v in self.__dict__.items() if k != '_recorded'}
 
 @patch
 def record(self:PromptLearner, model):
     "The text pass as a CUDA graph: a callable of the context vectors; one for each precision, anew when a tensor moved."
-    if any(p.requires_grad for p in (*model.transformer.parameters(), model.text_projection)): raise RuntimeError('the text tower is being trained')
+    if any(p.requires_grad for p in (*model.transformer.parameters(), model.text_projection)):
+        raise RuntimeError('the text tower is being trained')
     kind = torch.get_autocast_dtype('cuda') if torch.is_autocast_enabled('cuda') else None
-    place = tuple(t.data_ptr() for t in (*model.transformer.parameters(), *model.ln_final.parameters(), model.text_projection, model.positional_embedding, self.prefix, self.suffix))
-    if self._recorded is None or self._recorded['place'] != place: self._recorded = dict(place=place, model=model)   # kept, so that nothing else comes to lie there
+    place = tuple(t.data_ptr() for t in (*model.transformer.parameters(),
+                                         *model.ln_final.parameters(), model.text_projection,
+                                         model.positional_embedding, self.prefix, self.suffix))
+    if self._recorded is None or self._recorded['place'] != place:
+        # kept, so that nothing else comes to lie there
+        self._recorded = dict(place=place, model=model)
     if kind not in self._recorded:
         def work(ctx):
-            with torch.autocast('cuda', kind, enabled=kind is not None, cache_enabled=False): return self.encode(model, ctx)
-        with torch.autocast('cuda', enabled=False): self._recorded[kind] = torch.cuda.make_graphed_callables(work, (self.ctx.detach().clone().requires_grad_(),))
+            with torch.autocast('cuda', kind, enabled=kind is not None, cache_enabled=False):
+                return self.encode(model, ctx)
+        with torch.autocast('cuda', enabled=False):
+            self._recorded[kind] = torch.cuda.make_graphed_callables(work,
+                (self.ctx.detach().clone().requires_grad_(),))
     return self._recorded[kind]
 
+# %% ../../nbs/clip/1_clip.ipynb #fb514e89
 @patch
 def forward(self:PromptLearner, clip):
     "(P, C, d) text features, not of unit length, float32."
     if self.replays and self.ctx.is_cuda and torch.is_grad_enabled():
-        try: return self.record(clip.model)(self.ctx*1).clone()   # nobody else holds the recording's buffers
-        except RuntimeError as err: warnings.warn(f'the text pass could not be recorded and runs plainly: {str(err).splitlines()[0]}'); self.replays = False
+        try:
+            # nobody else holds the recording's buffers
+            return self.record(clip.model)(self.ctx*1).clone()
+        except RuntimeError as err:
+            warnings.warn(f'the text pass could not be recorded and runs plainly: '
+                          f'{str(err).splitlines()[0]}')
+            self.replays = False
     return self.encode(clip.model, self.ctx)

@@ -20,7 +20,8 @@ from open_clip.model import _build_vision_tower
 from torch import Tensor, nn
 from torchvision import transforms as T
 
-from . import (CLIP, MEAN, OPENAI_MARKS, STD, Features, PromptLearner, byte_pairs, encode_embeddings, read_weights, warn_activation,
+from . import (CLIP, MEAN, OPENAI_MARKS, STD, Features, PromptLearner, byte_pairs,
+                        encode_embeddings, read_weights, warn_activation,
                         settings_of, tokenize, unpack, weights_file, DOODLE_FILE)
 from .. import clip as clips
 
@@ -30,12 +31,16 @@ def vit_embed(
     x:Tensor, # (B, 3, H, W) normalised images, H and W multiples of the patch size
 )->tuple:     # tokens (B, 1 + h*w, width), (h, w)
     "Class token and patches, with positions, before the first layer."
-    x = visual.conv1(x); B, (h, w) = len(x), x.shape[-2:]
-    p = visual.positional_embedding; side = round((len(p) - 1)**.5)
+    x = visual.conv1(x)
+    B, (h, w) = len(x), x.shape[-2:]
+    p = visual.positional_embedding
+    side = round((len(p) - 1)**.5)
     if (h, w) != (side, side):
-        grid = F.interpolate(rearrange(p[1:].float(), '(h w) c -> 1 c h w', h=side), (h, w), mode='bicubic', align_corners=False)
+        grid = F.interpolate(rearrange(p[1:].float(), '(h w) c -> 1 c h w', h=side), (h, w),
+                             mode='bicubic', align_corners=False)
         p = torch.cat([p[:1], rearrange(grid, '1 c h w -> (h w) c').to(p.dtype)])
-    x = torch.cat([visual.class_embedding.to(x).expand(B, 1, -1), rearrange(x, 'b c h w -> b (h w) c')], 1)
+    x = torch.cat([visual.class_embedding.to(x).expand(B, 1, -1),
+                   rearrange(x, 'b c h w -> b (h w) c')], 1)
     return visual.ln_pre(x + p.to(x.dtype)), (h, w)
 
 # %% ../../nbs/clip/6_backbones.ipynb #b66d5b91
@@ -65,9 +70,11 @@ def vit_features(
     dense='own',# last layer of the patches: 'own', each attends to itself alone, or 'mixed', as trained
 )->Features:    # dense (B, d, h, w), pooled (B, d)
     "Features of a ViT in one pass."
-    t, (h, w) = vit_embed(visual, x); *blocks, last = visual.transformer.resblocks
+    t, (h, w) = vit_embed(visual, x)
+    *blocks, last = visual.transformer.resblocks
     for block in blocks: t = block(t)
-    end = last(t); own = end[:, 1:] if dense == 'mixed' else to_itself(last, t[:, 1:])
+    end = last(t)
+    own = end[:, 1:] if dense == 'mixed' else to_itself(last, t[:, 1:])
     pooled, _ = visual._pool(end)
     pooled = pooled if visual.proj is None else pooled @ visual.proj
     return Features(rearrange(vit_project(visual, own), 'b (h w) d -> b d h w', h=h), pooled)
@@ -77,7 +84,8 @@ def pools_prefix(
     trunk, # of timm
 )->bool:
     "Whether the pooling reads class tokens too, so that a patch can stand in their place."
-    return trunk.global_pool == 'token' or (trunk.global_pool == 'map' and getattr(trunk, 'pool_include_prefix', False))
+    return trunk.global_pool == 'token' or (trunk.global_pool == 'map' and getattr(trunk,
+        'pool_include_prefix', False))
 
 # %% ../../nbs/clip/6_backbones.ipynb #549e18c9
 def positions_of(
@@ -86,11 +94,16 @@ def positions_of(
 )->tuple:     # single positions, as the pooling wants them (B*h*w, ...); (h, w)
     "Every position of a map as a map of its own."
     if m.ndim == 4:
-        last = getattr(trunk, 'output_fmt', 'NCHW') == 'NHWC'; h, w = m.shape[1:3] if last else m.shape[2:]
-        return (rearrange(m, 'b h w c -> (b h w) 1 1 c') if last else rearrange(m, 'b c h w -> (b h w) c 1 1')), (h, w)
-    n = getattr(trunk, 'num_prefix_tokens', 0); lead, m = m[:, :n], m[:, n:]; side = round(m.shape[1]**.5)
+        last = getattr(trunk, 'output_fmt', 'NCHW') == 'NHWC'
+        h, w = m.shape[1:3] if last else m.shape[2:]
+        return (rearrange(m, 'b h w c -> (b h w) 1 1 c') if last else rearrange(m,
+            'b c h w -> (b h w) c 1 1')), (h, w)
+    n = getattr(trunk, 'num_prefix_tokens', 0)
+    lead, m = m[:, :n], m[:, n:]
+    side = round(m.shape[1]**.5)
     one = rearrange(m, 'b n c -> (b n) 1 c')
-    if n and not pools_prefix(trunk): one = torch.cat([lead.repeat_interleave(m.shape[1], 0), one], 1)
+    if n and not pools_prefix(trunk):
+        one = torch.cat([lead.repeat_interleave(m.shape[1], 0), one], 1)
     return one, (side, m.shape[1]//side)
 
 # %% ../../nbs/clip/6_backbones.ipynb #0d509f73
@@ -112,12 +125,16 @@ class Towers(nn.Module):
     ):
         super().__init__()
         text = getattr(model, 'text', model)
-        for name in ('token_embedding', 'transformer', 'positional_embedding', 'ln_final', 'text_projection'):
+        for name in ('token_embedding', 'transformer', 'positional_embedding', 'ln_final',
+                     'text_projection'):
             setattr(self, name, getattr(text, name))
-        self.visual, self.logit_scale, self.length = model.visual, model.logit_scale, text.context_length
+        self.visual = model.visual
+        self.logit_scale = model.logit_scale
+        self.length = text.context_length
         self.causal = getattr(text, 'attn_mask', None) is not None
         self.pool = getattr(model, 'text_pool_type', None) or text.pool_type
-        self.plain = self.causal and self.pool == 'argmax' and isinstance(self.text_projection, Tensor)
+        self.plain = self.causal and self.pool == 'argmax' and isinstance(self.text_projection,
+            Tensor)
 
 # %% ../../nbs/clip/6_backbones.ipynb #2f8234ad
 def encode_whole(
@@ -126,10 +143,14 @@ def encode_whole(
     end:Tensor, # (K,) position of each end token
 )->Tensor:      # (K, d) text features, not of unit length
     "Text features of sentences given as vectors, padding included."
-    L = x.shape[1]; mask = torch.full((L, L), -torch.inf, device=x.device).triu(1) if towers.causal else None
-    x = towers.ln_final(towers.transformer(x + towers.positional_embedding[:L].to(x.dtype), attn_mask=mask))
+    L = x.shape[1]
+    mask = torch.full((L, L), -torch.inf, device=x.device).triu(1) if towers.causal else None
+    x = towers.ln_final(towers.transformer(x + towers.positional_embedding[:L].to(x.dtype),
+                                           attn_mask=mask))
     x = x[:, -1] if towers.pool == 'last' else x[torch.arange(len(x), device=x.device), end]
-    return towers.text_projection(x) if isinstance(towers.text_projection, nn.Linear) else x @ towers.text_projection.to(x.dtype)
+    return towers.text_projection(x) if isinstance(towers.text_projection,
+                                                   nn.Linear) else x @ towers.text_projection.to(
+                                                       x.dtype)
 
 # %% ../../nbs/clip/6_backbones.ipynb #50944ca6
 class WholePrompts(PromptLearner):
@@ -142,16 +163,23 @@ class WholePrompts(PromptLearner):
         nn.Module.__init__(self)
         tokens, first = clip.tokens([f'{n}.' for n in names]).to(clip.device), int(clip.starts)
         cut = tokens[:, tokens.shape[1] - n_ctx:]
-        if (cut != tokens[:, -1:]).any(): raise ValueError(f'{n_ctx} context vectors and the longest of the class names need more than {tokens.shape[1]} tokens: shorten one')
+        if (cut != tokens[:, -1:]).any():
+            raise ValueError(f'{n_ctx} context vectors and the longest of the class names need '
+                             f'more than {tokens.shape[1]} tokens: shorten one')
         kept = clip.model.token_embedding(tokens[:, :tokens.shape[1] - n_ctx]).detach()
-        for name, t in (('prefix', kept[:, :first]), ('suffix', kept[:, first:]), ('end', tokens.argmax(1) + n_ctx)):
+        for name, t in (('prefix', kept[:, :first]), ('suffix', kept[:, first:]),
+                        ('end', tokens.argmax(1) + n_ctx)):
             self.register_buffer(name, t, persistent=False)
-        self.L, shape = tokens.shape[1], (1 + dual, len(names) if class_specific else 1, n_ctx, kept.shape[-1])
-        self.ctx = nn.Parameter((std*torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(kept))
+        self.L = tokens.shape[1]
+        shape = (1 + dual, len(names) if class_specific else 1, n_ctx, kept.shape[-1])
+        self.ctx = nn.Parameter((std*torch.randn(shape,
+                                                 generator=torch.Generator().manual_seed(seed))).to(
+                                                     kept))
 
     def forward(self, clip):
         "(P, C, d) text features, not of unit length, float32."
-        return torch.stack([encode_whole(clip.model, p, self.end) for p in self.embeddings()]).float()
+        return torch.stack([encode_whole(clip.model, p, self.end)
+                            for p in self.embeddings()]).float()
 
 # %% ../../nbs/clip/6_backbones.ipynb #04b80bbd
 def kind_of(
@@ -168,9 +196,12 @@ def why_not(
 )->str:       # '' if it can be used
     "Why a model of open_clip cannot be used here."
     v, t = cfg['vision_cfg'], cfg['text_cfg']
-    if t.get('hf_model_name'): return 'text tower of Hugging Face: prompts cannot be put in as vectors'
-    if t.get('embed_cls') or v.get('attentional_pool'): return 'CoCa: its text tower has a token of its own at the end'
-    if t.get('pool_type') == 'eos': return 'its text tower is read at a token that only its own tokenizer knows'
+    if t.get('hf_model_name'):
+        return 'text tower of Hugging Face: prompts cannot be put in as vectors'
+    if t.get('embed_cls') or v.get('attentional_pool'):
+        return 'CoCa: its text tower has a token of its own at the end'
+    if t.get('pool_type') == 'eos':
+        return 'its text tower is read at a token that only its own tokenizer knows'
     return ''
 
 def size_of(
@@ -184,12 +215,15 @@ def size_of(
 def check_size(cfg, name, size):
     "Refuse a resolution that a tower cannot see: raises ValueError with one that it can."
     own, patch = size_of(cfg), cfg['vision_cfg'].get('patch_size', 32)
-    if kind_of(cfg) == 'timm' and size != own: raise ValueError(f'image size {size}: {name} sees {own} pixels only; leave image_size out')
-    if kind_of(cfg) == 'ViT' and (size < patch or size % patch): raise ValueError(f'image size {size}: {name} needs a multiple of its patch, {patch}')
+    if kind_of(cfg) == 'timm' and size != own:
+        raise ValueError(f'image size {size}: {name} sees {own} pixels only; leave image_size out')
+    if kind_of(cfg) == 'ViT' and (size < patch or size % patch):
+        raise ValueError(f'image size {size}: {name} needs a multiple of its patch, {patch}')
 
 def to_square(size, mean, std):
     "Callable that turns a PIL image into a (3, size, size) normalised tensor."
-    return T.Compose([T.Resize((size, size), T.InterpolationMode.BICUBIC), T.ToTensor(), T.Normalize(mean, std)])
+    return T.Compose([T.Resize((size, size), T.InterpolationMode.BICUBIC), T.ToTensor(),
+                      T.Normalize(mean, std)])
 
 # %% ../../nbs/clip/6_backbones.ipynb #02a85708
 class OpenCLIP(CLIP):
@@ -204,10 +238,17 @@ class OpenCLIP(CLIP):
         tokenizer=None,          # callable: sentences -> (K, L) ids; None: CLIP's byte pairs
     ):
         nn.Module.__init__(self)
-        self.model, self.name, self.source = Towers(model).requires_grad_(False).eval(), name, source
+        self.model = Towers(model).requires_grad_(False).eval()
+        self.name = name
+        self.source = source
         self.cfg, self.kind, self.way, self.tokenizer = cfg, kind_of(cfg), dense, tokenizer
-        self.image_size, self.d, self.compute, self.mean, self.std = image_size or size_of(cfg), cfg['embed_dim'], None, mean, std
-        self._folded, self.starts = (), tokenizer is None   # byte pairs begin with a token of their own
+        self.image_size = image_size or size_of(cfg)
+        self.d = cfg['embed_dim']
+        self.compute = None
+        self.mean = mean
+        self.std = std
+        # byte pairs begin with a token of their own
+        self._folded, self.starts = (), tokenizer is None
         check_size(cfg, name, self.image_size)
         if dense not in ('own', 'mixed'): raise ValueError(f"dense={dense!r}: use 'own' or 'mixed'")
     dtype = property(lambda self: self.model.logit_scale.dtype)
@@ -227,19 +268,24 @@ def preprocess(self:OpenCLIP, image_size=None):
 def features(self:OpenCLIP, images):
     "Dense (B, d, h, w) and pooled (B, d) features of (B, 3, H, W) images."
     x = images.to(self.device, self.dtype)
-    return vit_features(self.model.visual, x, self.way) if self.kind == 'ViT' else timm_features(self.model.visual, x)
+    return vit_features(self.model.visual, x,
+                        self.way) if self.kind == 'ViT' else timm_features(self.model.visual, x)
 
 @patch
 def tokens(self:OpenCLIP, sentences):
     "(K, L) token ids."
     if self.tokenizer is not None: return self.tokenizer(sentences)
-    return tokenize(sentences)[:, :self.model.length] if self.model.length <= 77 else byte_pairs()(sentences, self.model.length)
+    return tokenize(sentences)[:,
+                               :self.model.length] if self.model.length <= 77 else byte_pairs()(
+                                   sentences, self.model.length)
 
 @patch
 def text(self:OpenCLIP, sentences):
     "(K, d) features of K sentences."
-    tokens = self.tokens(sentences).to(self.device); x, end = self.model.token_embedding(tokens), tokens.argmax(1)
-    return encode_embeddings(self.model, x, end) if self.model.plain else encode_whole(self.model, x, end)
+    tokens = self.tokens(sentences).to(self.device)
+    x, end = self.model.token_embedding(tokens), tokens.argmax(1)
+    return encode_embeddings(self.model, x, end) if self.model.plain else encode_whole(self.model,
+        x, end)
 
 # %% ../../nbs/clip/6_backbones.ipynb #08fe0b32
 @patch(as_prop=True)
@@ -247,7 +293,9 @@ def weights_hash(self:OpenCLIP):
     "sha256 over all tensors and the way of the dense features: part of every key of cached features."
     if not hasattr(self, '_hash'):
         h = hashlib.sha256(self.way.encode())
-        for k, v in sorted(self.model.state_dict().items()): h.update(k.encode()); h.update(v.detach().float().cpu().numpy().tobytes())
+        for k, v in sorted(self.model.state_dict().items()):
+            h.update(k.encode())
+            h.update(v.detach().float().cpu().numpy().tobytes())
         object.__setattr__(self, '_hash', h.hexdigest())
     return self._hash
 
@@ -258,7 +306,8 @@ def architecture(
 ):                    # open_clip's CLIP or CustomTextCLIP, random weights
     "An untrained model."
     cls = open_clip.CustomTextCLIP if cfg.get('custom_text') else open_clip.CLIP
-    said = {k: v for k, v in cfg.items() if k in ('embed_dim', 'text_cfg', 'quick_gelu', 'init_logit_scale', 'init_logit_bias')}
+    said = {k: v for k, v in cfg.items() if k in ('embed_dim', 'text_cfg', 'quick_gelu',
+                                                  'init_logit_scale', 'init_logit_bias')}
     vision = {k: v for k, v in cfg['vision_cfg'].items() if k != 'timm_model_pretrained'}
     if quick_gelu: said['quick_gelu'] = True
     return cls(vision_cfg=vision, **said)
@@ -272,7 +321,8 @@ def from_config(
     "An untrained backbone from its description."
     if why_not(cfg): raise ValueError(f'{name} cannot be used: {why_not(cfg)}')
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed); model = architecture(cfg)
+        torch.manual_seed(seed)
+        model = architecture(cfg)
     return OpenCLIP(model.eval(), cfg, name, f'random-{seed}', **kwargs)
 
 # %% ../../nbs/clip/6_backbones.ipynb #cd9650cf
@@ -282,7 +332,10 @@ def near(
     "Usable models of open_clip whose name is like this one."
     names = [n for n in open_clip.list_models() if not why_not(open_clip.get_model_config(n))]
     if not isinstance(name, str) or not name: return []
-    return [n for n in names if name.lower().replace('/', '-') in n.lower()][:4] or difflib.get_close_matches(name, names, 4, .7)
+    return [n for n in names if name.lower().replace('/',
+                                                     '-') in n.lower()][
+                                                         :4] or difflib.get_close_matches(name,
+                                                             names, 4, .7)
 
 def described(
     name:str, # 'doodle-clip' or an open_clip model
@@ -293,7 +346,10 @@ def described(
     cfg = open_clip.get_model_config(name) if known else None
     if cfg is None:
         like = near(name)
-        raise ValueError(f'unknown backbone {name!r}: ' + (f'did you mean {", ".join(like)}? ' if like else '') + '"trmml info --backbones" lists what works')
+        raise ValueError(f'unknown backbone {name!r}: ' + (f'did you mean {", ".join(like)}? '
+                                                           if like else '')
+                                                           + '"trmml info --backbones" lists what '
+                                                             'works')
     if why_not(cfg): raise ValueError(f'{name} cannot be used: {why_not(cfg)}')
     return cfg
 
@@ -302,7 +358,8 @@ def normalisation(name, weights, cfg):
     "Mean and spread that weights were trained with."
     said = open_clip.pretrained.get_pretrained_cfg(name, str(weights)) or {}
     siglip = 'siglip' in str(cfg['vision_cfg'].get('timm_model_name', ''))
-    return tuple(said.get('mean') or ((.5,)*3 if siglip else MEAN)), tuple(said.get('std') or ((.5,)*3 if siglip else STD))
+    return tuple(said.get('mean') or ((.5,)*3 if siglip else MEAN)), tuple(said.get('std')
+        or ((.5,)*3 if siglip else STD))
 
 # %% ../../nbs/clip/6_backbones.ipynb #eec8e0af
 def tokenizer_of(
@@ -313,18 +370,24 @@ def tokenizer_of(
     if 'hf_tokenizer_name' not in cfg['text_cfg']: return None
     try: return open_clip.get_tokenizer(name)
     except Exception as error:
-        raise ConnectionError(f'the tokenizer {cfg["text_cfg"]["hf_tokenizer_name"]} of {name} cannot be had ({type(error).__name__}): it needs '
-                              '"pip install transformers" and its files from the hub; or choose a backbone with CLIP\'s own words') from error
+        raise ConnectionError(f'the tokenizer {cfg["text_cfg"]["hf_tokenizer_name"]} of {name} '
+                              f'cannot be had ({type(error).__name__}): it needs '
+                              '"pip install transformers" and its files from the hub; or choose a '
+                              'backbone with CLIP\'s own words') from error
 
 def state_of(name, weights):
     "Tensors of weights by tag or file, and where they are from."
-    path = DOODLE_FILE if name == 'doodle-clip' and weights in ('openai', 'doodles') else weights_file(name, weights)
+    path = DOODLE_FILE if name == 'doodle-clip' and weights in ('openai',
+        'doodles') else weights_file(name, weights)
     return read_weights(path), path
 
 def gelu_of(name, weights, state):
     "Whether weights want the quick GELU of OpenAI's models."
     warn_activation(name, weights, state)
-    return weights == 'openai' or all(m in state for m in OPENAI_MARKS) or bool((open_clip.pretrained.get_pretrained_cfg(name, str(weights)) or {}).get('quick_gelu'))
+    return weights == 'openai' or all(m in state
+                                      for m in OPENAI_MARKS) or bool(
+                                          (open_clip.pretrained.get_pretrained_cfg(name,
+                                              str(weights)) or {}).get('quick_gelu'))
 
 # %% ../../nbs/clip/6_backbones.ipynb #25980c6b
 def fill(
@@ -333,10 +396,14 @@ def fill(
     name, source,# for the message
 ):
     "Put weights in, or one clear error when they are not of this architecture."
-    want = model.state_dict(); given = {k: v.float() if v.is_floating_point() else v for k, v in state.items() if k in want}
+    want = model.state_dict()
+    given = {k: v.float() if v.is_floating_point() else v for k, v in state.items() if k in want}
     for k, v in want.items():
-        if k not in given and 'num_batches_tracked' not in k: raise ValueError(f'{source} is not a {name}: it lacks {k}')
-        if k in given and given[k].shape != v.shape: raise ValueError(f'{source} is not a {name}: its {k} is {tuple(given[k].shape)}, {name} needs {tuple(v.shape)}')
+        if k not in given and 'num_batches_tracked' not in k:
+            raise ValueError(f'{source} is not a {name}: it lacks {k}')
+        if k in given and given[k].shape != v.shape:
+            raise ValueError(f'{source} is not a {name}: its {k} is {tuple(given[k].shape)}, '
+                             f'{name} needs {tuple(v.shape)}')
     model.load_state_dict(given, strict=False)
     return model
 
@@ -346,28 +413,41 @@ class ImageOnly(nn.Module):
     def __init__(self, cfg, quick_gelu=False):
         super().__init__()
         vision = {k: v for k, v in cfg['vision_cfg'].items() if k != 'timm_model_pretrained'}
-        self.visual = _build_vision_tower(cfg['embed_dim'], vision, quick_gelu or cfg.get('quick_gelu', False))
-        self.logit_scale, self.text_projection = nn.Parameter(torch.tensor(4.6052)), nn.Parameter(torch.zeros(0, cfg['embed_dim']))
+        self.visual = _build_vision_tower(cfg['embed_dim'], vision, quick_gelu
+                                          or cfg.get('quick_gelu', False))
+        self.logit_scale = nn.Parameter(torch.tensor(4.6052))
+        self.text_projection = nn.Parameter(torch.zeros(0, cfg['embed_dim']))
         self.token_embedding = self.transformer = self.positional_embedding = self.ln_final = None
         self.context_length, self.pool_type = 0, 'none'
 
 def no_text(*_):
     "What stands where the text tower would be."
-    raise ValueError('this backbone was loaded without its text tower: load it with text=True to read sentences')
+    raise ValueError('this backbone was loaded without its text tower: load it with text=True to '
+                     'read sentences')
 
 # %% ../../nbs/clip/6_backbones.ipynb #4c9fe0d0
 def image_tower(
     name, weights, image_size, device, dense, seed=0,
 ):             # a CLIP without a text tower
     "Only what looks at pictures; the weights file may hold the rest or not."
-    cfg = described(name); state, path = ({}, None) if weights is None else state_of(name, weights)
+    cfg = described(name)
+    state, path = ({}, None) if weights is None else state_of(name, weights)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed); model = ImageOnly(cfg, gelu_of(name, weights, state))
-    if weights is None: model.visual.load_state_dict(load(name, None, seed=seed).model.visual.state_dict())   # the order of random numbers
-    else: fill(model.visual, {k.removeprefix('visual.'): v for k, v in state.items() if k.startswith('visual.')}, name, path)
-    source = f'random-{seed}' if weights is None else path.name if hasattr(path, 'name') else str(path).rsplit('/', 1)[-1]
-    if kind_of(cfg) == 'ResNet': out = CLIP(model.float(), name, source, image_size or 2*model.visual.image_size)
-    else: out = OpenCLIP(model.float(), cfg, name, source, image_size, *normalisation(name, weights, cfg), dense)
+        torch.manual_seed(seed)
+        model = ImageOnly(cfg, gelu_of(name, weights, state))
+    if weights is None:
+        # the order of random numbers
+        model.visual.load_state_dict(load(name, None, seed=seed).model.visual.state_dict())
+    else:
+        fill(model.visual, {k.removeprefix('visual.'): v for k, v in state.items()
+                            if k.startswith('visual.')}, name, path)
+    source = f'random-{seed}' if weights is None else path.name if hasattr(path,
+        'name') else str(path).rsplit('/', 1)[-1]
+    if kind_of(cfg) == 'ResNet':
+        out = CLIP(model.float(), name, source, image_size or 2*model.visual.image_size)
+    else:
+        out = OpenCLIP(model.float(), cfg, name, source, image_size, *normalisation(name, weights,
+            cfg), dense)
     out.text = no_text
     return out.to(device)
 
@@ -385,11 +465,15 @@ def load(
     cfg = described(name)
     if not text: return image_tower(name, weights, image_size, device, dense, seed)
     if kind_of(cfg) == 'ResNet': return clips.load(name, weights, image_size, device, seed=seed)
-    if weights is None: return from_config(cfg, name, seed, image_size=image_size, dense=dense, tokenizer=tokenizer_of(name, cfg)).to(device)
-    tokenizer = tokenizer_of(name, cfg); state, path = state_of(name, weights)
+    if weights is None:
+        return from_config(cfg, name, seed, image_size=image_size, dense=dense,
+                           tokenizer=tokenizer_of(name, cfg)).to(device)
+    tokenizer = tokenizer_of(name, cfg)
+    state, path = state_of(name, weights)
     model = fill(architecture(cfg, gelu_of(name, weights, state)), state, name, path).float()
     source = str(path).rsplit('/', 1)[-1]
-    return OpenCLIP(model, cfg, name, source, image_size, *normalisation(name, weights, cfg), dense, tokenizer).to(device)
+    return OpenCLIP(model, cfg, name, source, image_size, *normalisation(name, weights, cfg), dense,
+                    tokenizer).to(device)
 
 # %% ../../nbs/clip/6_backbones.ipynb #9c1c1324
 def visual_hash(
@@ -397,7 +481,9 @@ def visual_hash(
 )->str:     # 64 hexadecimal digits
     "sha256 over the tensors of the image tower: what a saved model asks of its backbone."
     h = hashlib.sha256()
-    for k, v in sorted(clip.model.visual.state_dict().items()): h.update(k.encode()); h.update(v.detach().float().cpu().contiguous().numpy().tobytes())
+    for k, v in sorted(clip.model.visual.state_dict().items()):
+        h.update(k.encode())
+        h.update(v.detach().float().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
 
 # %% ../../nbs/clip/6_backbones.ipynb #25aebc4d
@@ -415,8 +501,10 @@ def listing(
     "Every model of open_clip, and whether it can be a backbone here."
     rows = []
     for name in open_clip.list_models():
-        cfg = open_clip.get_model_config(name); kind, why = kind_of(cfg), why_not(cfg)
+        cfg = open_clip.get_model_config(name)
+        kind, why = kind_of(cfg), why_not(cfg)
         tower = cfg['vision_cfg'].get('timm_model_name') or kind
         words = 'tokenizer of the hub' if 'hf_tokenizer_name' in cfg['text_cfg'] else "CLIP's words"
-        rows.append(dict(name=name, tower=tower, image_size=size_of(cfg), d=cfg['embed_dim'], text=words, usable=not why, why_not=why))
+        rows.append(dict(name=name, tower=tower, image_size=size_of(cfg), d=cfg['embed_dim'],
+                         text=words, usable=not why, why_not=why))
     return rows

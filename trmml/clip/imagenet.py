@@ -35,11 +35,16 @@ class SmallResNet(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
         self.relu, self.maxpool, n = nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1), width
         for i in range(4):
-            m = width*2**i; down = None if m == n else nn.Sequential(nn.Conv2d(n, m, 1, 2, bias=False), nn.BatchNorm2d(m))
-            setattr(self, f'layer{i + 1}', nn.Sequential(BasicBlock(n, m, 1 if m == n else 2, down))); n = m
+            m = width*2**i
+            down = None if m == n else nn.Sequential(nn.Conv2d(n, m, 1, 2, bias=False),
+                                                     nn.BatchNorm2d(m))
+            setattr(self, f'layer{i + 1}',
+                    nn.Sequential(BasicBlock(n, m, 1 if m == n else 2, down)))
+            n = m
         self.fc = nn.Linear(n, classes)
         for c in self.modules():
-            if isinstance(c, nn.Conv2d): nn.init.kaiming_normal_(c.weight, mode='fan_out', nonlinearity='relu')
+            if isinstance(c, nn.Conv2d):
+                nn.init.kaiming_normal_(c.weight, mode='fan_out', nonlinearity='relu')
 
     def forward(self, x): return self.fc(trunk_map(self, x).mean((2, 3)))
 
@@ -53,7 +58,9 @@ def trunk_map(
     return model.layer4(model.layer3(model.layer2(model.layer1(x))))
 
 # %% ../../nbs/clip/7_imagenet.ipynb #12e0c4da
-TOWERS = {'resnet50': 'resnet50-0676ba61.pth', 'resnet101': 'resnet101-63fe2227.pth', 'doodle-resnet': 'doodle-resnet.safetensors'}   # and the files of their weights
+# and the files of their weights
+TOWERS = {'resnet50': 'resnet50-0676ba61.pth', 'resnet101': 'resnet101-63fe2227.pth',
+          'doodle-resnet': 'doodle-resnet.safetensors'}
 SHIPPED = Path(clips.__file__).parents[1]/'weights'/'doodle-resnet.safetensors'
 IMAGENET = (.485, .456, .406), (.229, .224, .225)   # mean and spread of RGB in 0..1
 
@@ -62,8 +69,10 @@ def skeleton(
     classes:int=None, # of the classifier; None: its pre-training's
 ):                    # random weights
     "An untrained tower by name."
-    if name not in TOWERS: raise ValueError(f'unknown tower {name!r}: use one of {", ".join(TOWERS)}')
-    return SmallResNet(classes or 64) if name == 'doodle-resnet' else getattr(torchvision.models, name)(num_classes=classes or 1000)
+    if name not in TOWERS:
+        raise ValueError(f'unknown tower {name!r}: use one of {", ".join(TOWERS)}')
+    return SmallResNet(classes or 64) if name == 'doodle-resnet' else getattr(torchvision.models,
+        name)(num_classes=classes or 1000)
 
 # %% ../../nbs/clip/7_imagenet.ipynb #186c2b96
 def fit_state(
@@ -71,11 +80,15 @@ def fit_state(
     source,            # of the state, for the message
 ):
     "Load what a file holds; the classifier may be missing, nothing else."
-    want = {k: v for k, v in model.state_dict().items() if not k.startswith('fc.') and 'num_batches' not in k}
+    want = {k: v for k, v in model.state_dict().items() if not k.startswith('fc.')
+            and 'num_batches' not in k}
     for k, v in want.items():
         if k not in state: raise ValueError(f'{source} holds no such tower: it lacks {k}')
-        if state[k].shape != v.shape: raise ValueError(f'{source} holds another tower: its {k} is {tuple(state[k].shape)}, expected {tuple(v.shape)}')
-    fits = {k: v for k, v in state.items() if k in model.state_dict() and v.shape == model.state_dict()[k].shape}
+        if state[k].shape != v.shape:
+            raise ValueError(f'{source} holds another tower: its {k} is {tuple(state[k].shape)}, '
+                             f'expected {tuple(v.shape)}')
+    fits = {k: v for k, v in state.items() if k in model.state_dict()
+            and v.shape == model.state_dict()[k].shape}
     model.load_state_dict(fits, strict=False)
 
 # %% ../../nbs/clip/7_imagenet.ipynb #660489f5
@@ -83,8 +96,10 @@ def stretch(
     size:int, # pixels a side
 ):            # callable: PIL image -> (3, size, size) float32
     "Resize to a square, scale to 0..1, normalise with ImageNet's mean and spread."
-    if size < 32 or size % 32: raise ValueError(f'image size {size}: use a multiple of 32 (the trunk shrinks by 32)')
-    return T.Compose([T.Resize((size, size), T.InterpolationMode.BICUBIC), T.ToTensor(), T.Normalize(*IMAGENET)])
+    if size < 32 or size % 32:
+        raise ValueError(f'image size {size}: use a multiple of 32 (the trunk shrinks by 32)')
+    return T.Compose([T.Resize((size, size), T.InterpolationMode.BICUBIC), T.ToTensor(),
+                      T.Normalize(*IMAGENET)])
 
 # %% ../../nbs/clip/7_imagenet.ipynb #da2df66b
 def tower_features(
@@ -92,7 +107,8 @@ def tower_features(
     compute=None,    # autocast type
 )->Features:         # dense (B, d, h, w), pooled (B, d): the mean over positions, float32
     "Features as a vanilla classifier has them."
-    with torch.autocast(x.device.type, compute, enabled=compute is not None): m = trunk_map(model, x)
+    with torch.autocast(x.device.type, compute, enabled=compute is not None):
+        m = trunk_map(model, x)
     return Features(m.float(), m.float().mean((2, 3)))
 
 # %% ../../nbs/clip/7_imagenet.ipynb #b5a743d1
@@ -106,14 +122,19 @@ class Tower(nn.Module):
     ):
         super().__init__()
         self.model, self.name, self.source = model.requires_grad_(False).eval(), name, source
-        self.image_size, self.compute, self.d, self.words, self.logit_scale = image_size, compute, model.fc.in_features, None, 1.
+        self.image_size = image_size
+        self.compute = compute
+        self.d = model.fc.in_features
+        self.words = None
+        self.logit_scale = 1.
 
     def train(self, mode=True): return super().train(False)   # frozen
     device = property(lambda self: self.model.conv1.weight.device)
     dtype = property(lambda self: self.compute or self.model.conv1.weight.dtype)
     def preprocess(self, image_size=None): return stretch(image_size or self.image_size)
     @torch.no_grad()
-    def features(self, images): return tower_features(self.model, images.to(self.device), self.compute)
+    def features(self, images):
+        return tower_features(self.model, images.to(self.device), self.compute)
     def dense(self, images): return self.features(images).dense
     def pooled(self, images): return self.features(images).pooled
     weights_hash = cached_property(lambda self: clips.CLIP.weights_hash.func(self))
@@ -124,12 +145,16 @@ def tower_weights(
     weights,  # a file, or 'hub'
 ):            # state dict, name of the source
     "Weights of a tower: shipped, from a file, or torchvision's original ones for ImageNet."
-    if weights not in ('hub', 'openai', 'doodles'): return clips.read_weights(weights), Path(weights).name
-    if name == 'doodle-resnet': return {k: v.float() for k, v in clips.read_weights(SHIPPED).items()}, SHIPPED.name
+    if weights not in ('hub', 'openai', 'doodles'):
+        return clips.read_weights(weights), Path(weights).name
+    if name == 'doodle-resnet':
+        return {k: v.float() for k, v in clips.read_weights(SHIPPED).items()}, SHIPPED.name
     tag = getattr(torchvision.models, f'ResNet{name[6:]}_Weights').IMAGENET1K_V1
     try: return tag.get_state_dict(progress=False), TOWERS[name]
     except Exception as err:
-        raise ConnectionError(f'the ImageNet weights of {name} could not be downloaded ({type(err).__name__}): give the path of a local copy of {TOWERS[name]} as `weights`') from err
+        raise ConnectionError(f'the ImageNet weights of {name} could not be downloaded '
+                              f'({type(err).__name__}): give the path of a local copy of '
+                              f'{TOWERS[name]} as `weights`') from err
 
 # %% ../../nbs/clip/7_imagenet.ipynb #e7960739
 def load(
@@ -140,10 +165,12 @@ def load(
 )->Tower:
     "A frozen tower that was trained to classify."
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed); model = skeleton(name)
+        torch.manual_seed(seed)
+        model = skeleton(name)
     state, source = (None, f'random-{seed}') if weights is None else tower_weights(name, weights)
     if state is not None: fit_state(model, state, source)
-    return Tower(model, name, source, image_size or (256 if name == 'doodle-resnet' else 448), compute).to(device or 'cpu')
+    return Tower(model, name, source, image_size or (256 if name == 'doodle-resnet' else 448),
+                 compute).to(device or 'cpu')
 
 # %% ../../nbs/clip/7_imagenet.ipynb #a95030d6
 def glove(
@@ -151,22 +178,29 @@ def glove(
     names:list, # C class names
 )->Tensor:      # (C, D)
     "Word vectors of class names: the mean over the words of each."
-    wanted = {w for n in names for w in n.lower().split()}; found = {}
+    wanted = {w for n in names for w in n.lower().split()}
+    found = {}
     with open(path, encoding='utf-8') as f:
         for line in f:
             word, *numbers = line.rstrip().split(' ')
             if word in wanted: found[word] = torch.tensor([float(v) for v in numbers])
     missing = sorted(wanted - set(found))
-    if missing: raise ValueError(f'{path} has no vector for {", ".join(missing[:5])}: rename these classes or give the vectors as a tensor')
+    if missing:
+        raise ValueError(f'{path} has no vector for {", ".join(missing[:5])}: rename these classes '
+                         f'or give the vectors as a tensor')
     return torch.stack([torch.stack([found[w] for w in n.lower().split()]).mean(0) for n in names])
 
 # %% ../../nbs/clip/7_imagenet.ipynb #c94059e3
-SPEAKERS = {'doodle-resnet': 'doodle-clip', 'resnet50': 'RN50', 'resnet101': 'RN101'}   # the CLIP of a tower's size
+# the CLIP of a tower's size
+SPEAKERS = {'doodle-resnet': 'doodle-clip', 'resnet50': 'RN50', 'resnet101': 'RN101'}
 
 def speaker(tower):
     "A CLIP that has words for a tower, which has none."
-    if tower.name not in SPEAKERS: raise ValueError(f'{tower.name} has no text tower: give `words`, a GloVe file or a (C, D) tensor')
-    random = tower.source.startswith('random') and tower.name != 'doodle-resnet'   # whose CLIP is always there
+    if tower.name not in SPEAKERS:
+        raise ValueError(f'{tower.name} has no text tower: give `words`, a GloVe file or a (C, D) '
+                         f'tensor')
+    # whose CLIP is always there
+    random = tower.source.startswith('random') and tower.name != 'doodle-resnet'
     return clips.load(SPEAKERS[tower.name], None if random else 'openai')
 
 def word_vectors(
@@ -176,21 +210,26 @@ def word_vectors(
 )->tuple:       # (C, D) float32, where they are from
     "One vector a class, and its source."
     if isinstance(given, Tensor):
-        if len(given) != len(names): raise ValueError(f'{len(given)} word vectors for {len(names)} classes: give one each')
+        if len(given) != len(names):
+            raise ValueError(f'{len(given)} word vectors for {len(names)} classes: give one each')
         return given.float(), 'given'
     if given is not None: return glove(given, names), Path(given).name
     owner = clip if isinstance(clip, clips.CLIP) else clip.words or speaker(clip)
-    return F.normalize(owner.text([f'a photo of a {n}.' for n in names]).float(), dim=-1).detach(), f'text features of {owner.name}'
+    return F.normalize(owner.text([f'a photo of a {n}.' for n in names]).float(),
+                       dim=-1).detach(), f'text features of {owner.name}'
 
 # %% ../../nbs/clip/7_imagenet.ipynb #3ddc6c9a
 class Still:
     "A block in which BatchNorm's running statistics do not move."
-    def __init__(self, model): self.norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    def __init__(self, model):
+        self.norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     def __enter__(self):
         self.kept = [(m.momentum, m.num_batches_tracked.clone()) for m in self.norms]
         for m in self.norms: m.momentum = 0.
     def __exit__(self, *_):
-        for m, (momentum, n) in zip(self.norms, self.kept): m.momentum = momentum; m.num_batches_tracked.copy_(n)
+        for m, (momentum, n) in zip(self.norms, self.kept):
+            m.momentum = momentum
+            m.num_batches_tracked.copy_(n)
 
 # %% ../../nbs/clip/7_imagenet.ipynb #eaabd323
 class Trunk(nn.Module):
@@ -202,22 +241,30 @@ class Trunk(nn.Module):
         amp=None,            # autocast type, such as torch.bfloat16; None: float32
     ):
         super().__init__()
-        if trained not in ('all', 'layer4'): raise ValueError(f"trained={trained!r}: use 'all' or 'layer4'")
-        self.is_clip, self.trained, self.micro, self.amp = isinstance(clip, clips.CLIP), trained, micro, amp
+        if trained not in ('all', 'layer4'):
+            raise ValueError(f"trained={trained!r}: use 'all' or 'layer4'")
+        self.is_clip = isinstance(clip, clips.CLIP)
+        self.trained = trained
+        self.micro = micro
+        self.amp = amp
         self.visual = copy.deepcopy(clip.model.visual if self.is_clip else clip.model)
         if not self.is_clip: self.visual.fc = nn.Identity()
-        for k, p in self.visual.named_parameters(): p.requires_grad_(trained == 'all' or k.startswith('layer4') or k.startswith('attnpool'))
+        for k, p in self.visual.named_parameters():
+            p.requires_grad_(trained == 'all' or k.startswith('layer4') or k.startswith('attnpool'))
 
     def train(self, mode=True):
         super().train(mode)
-        if self.trained == 'layer4': self.visual.eval(); self.visual.layer4.train(mode)
+        if self.trained == 'layer4':
+            self.visual.eval()
+            self.visual.layer4.train(mode)
         return self
 
 # %% ../../nbs/clip/7_imagenet.ipynb #d98ed47e
 def trunk_once(trunk, x):
     "Features of images, as a tuple."
     if not trunk.is_clip: return tuple(tower_features(trunk.visual, x, trunk.amp))
-    with torch.autocast(x.device.type, trunk.amp, enabled=trunk.amp is not None): f = clips.image_features(trunk.visual, x)
+    with torch.autocast(x.device.type, trunk.amp, enabled=trunk.amp is not None):
+        f = clips.image_features(trunk.visual, x)
     return f.dense.float(), f.pooled.float()
 
 def trunk_forward(
@@ -228,7 +275,8 @@ def trunk_forward(
     if trunk.micro is None or not torch.is_grad_enabled(): return Features(*trunk.once(x))
     from contextlib import nullcontext
     again = lambda: (nullcontext(), Still(trunk.visual))
-    parts = [checkpoint(trunk.once, part, use_reentrant=False, context_fn=again) for part in x.split(trunk.micro)]
+    parts = [checkpoint(trunk.once, part, use_reentrant=False, context_fn=again)
+             for part in x.split(trunk.micro)]
     return Features(*(torch.cat(p) for p in zip(*parts)))
 
 Trunk.once, Trunk.forward = trunk_once, trunk_forward

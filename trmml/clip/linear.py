@@ -18,15 +18,18 @@ from torch.autograd.function import once_differentiable
 @cache
 def prefers_onednn()->bool:
     "Whether oneDNN multiplies float32 matrices faster than MKL on this processor."
-    if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != 'AVX512' or not os.path.exists('/proc/cpuinfo'): return False
+    if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != 'AVX512' or not os.path.exists('/proc/cpuinfo'):
+        return False
     with open('/proc/cpuinfo') as f: return 'AuthenticAMD' in f.read()
 
 # %% ../../nbs/clip/5_linear.ipynb #cf9c955b
-def product(x, w, b=None): return torch.ops.mkldnn._linear_pointwise(x, w, b, 'none', [], '')   # x @ w.T + b
+def product(x, w, b=None):
+    return torch.ops.mkldnn._linear_pointwise(x, w, b, 'none', [], '')   # x @ w.T + b
 
 def outer(g, x):
     "(o, i) = g.T @ x of (n, o) and (n, i), with a transposed copy of the smaller one only."
-    return product(g.t().contiguous(), x.t()) if g.shape[1] <= x.shape[1] else product(x.t().contiguous(), g.t()).t()
+    return product(g.t().contiguous(),
+                   x.t()) if g.shape[1] <= x.shape[1] else product(x.t().contiguous(), g.t()).t()
 
 class OneDNN(torch.autograd.Function):
     "A linear layer through oneDNN, with gradients."
@@ -40,13 +43,17 @@ class OneDNN(torch.autograd.Function):
     def backward(ctx, g):
         (x, w), (for_x, for_w, for_b), g = ctx.saved_tensors, ctx.needs_input_grad, g.contiguous()
         rows = lambda t: t.reshape(-1, t.shape[-1])
-        return product(g, w.t()) if for_x else None, outer(rows(g), rows(x)) if for_w else None, rows(g).sum(0) if for_b else None
+        return product(g, w.t()) if for_x else None, outer(rows(g),
+                                                           rows(x)) if for_w else None, rows(g).sum(
+                                                               0) if for_b else None
 
 # %% ../../nbs/clip/5_linear.ipynb #2d24d21a
 def fits(x, w)->bool:
     "Whether a product for training goes to oneDNN."
-    plain = x.dtype == w.dtype == torch.float32 and x.device.type == w.device.type == 'cpu' and x.numel() > 0 and w.numel() > 0 and x.shape[-1] == w.shape[-1]
-    return plain and torch.is_grad_enabled() and not torch.is_autocast_enabled('cpu') and torch.backends.mkldnn.enabled and prefers_onednn()
+    plain = (x.dtype == w.dtype == torch.float32 and x.device.type == w.device.type == 'cpu'
+             and x.numel() > 0 and w.numel() > 0 and x.shape[-1] == w.shape[-1])
+    return plain and torch.is_grad_enabled() and not torch.is_autocast_enabled(
+        'cpu') and torch.backends.mkldnn.enabled and prefers_onednn()
 
 def linear(
     x:Tensor, # (..., i)
@@ -58,5 +65,9 @@ def linear(
 
 def through(layers, x):
     "x through layers one after the other: nn.Sequential, or modules in order."
-    for m in layers: x = linear(x, m.weight, m.bias) if type(m) is nn.Linear and not m._forward_hooks and not m._forward_pre_hooks else m(x)
+    for m in layers:
+        x = linear(x, m.weight,
+                   m.bias) if type(
+                       m) is nn.Linear and not m._forward_hooks and not m._forward_pre_hooks else m(
+                           x)
     return x

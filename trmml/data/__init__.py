@@ -33,12 +33,17 @@ def _deep(
 )->Image.Image:     # 8-bit grey
     "A picture of 32 bits a pixel as grey, if its file says what is white."
     v = np.asarray(img)
-    if img.mode == 'I' and kind in ('PNG', 'PPM'): return Image.fromarray((v >> 8).astype(np.uint8))   # these formats have 16 bits at most
-    if img.mode == 'F' and np.isfinite(v).all() and 0 <= v.min() and v.max() <= 1: return Image.fromarray((255*v + .5).astype(np.uint8))
+    if img.mode == 'I' and kind in ('PNG', 'PPM'):
+        return Image.fromarray((v >> 8).astype(np.uint8))   # these formats have 16 bits at most
+    if img.mode == 'F' and np.isfinite(v).all() and 0 <= v.min() and v.max() <= 1:
+        return Image.fromarray((255*v + .5).astype(np.uint8))
     what = '32-bit whole numbers' if img.mode == 'I' else 'real numbers'
-    raise ValueError(f'{path}: its pixels are {what} from {v.min():g} to {v.max():g}, and nothing says which of them is white; '
-                     'save it with 8 or 16 bits a channel' + (', or scaled to 0..1' if img.mode == 'F' else ''))
+    raise ValueError(f'{path}: its pixels are {what} from {v.min():g} to {v.max():g}, and nothing '
+                     f'says which of them is white; '
+                     'save it with 8 or 16 bits a channel' + (', or scaled to 0..1'
+                         if img.mode == 'F' else ''))
 
+# %% ../../nbs/data/1_data.ipynb #6b16f7af
 def _to_rgb(
     img,            # PIL image of any mode
     path='',        # for messages
@@ -46,7 +51,8 @@ def _to_rgb(
 )->Image.Image:     # 8-bit RGB
     "Any picture as RGB; 16 bits by their upper eight, real numbers from 0 to 1 as shares of white."
     if img.mode in ('I', 'F'): img = _deep(img, path, kind)
-    elif img.mode.startswith('I'): img = Image.fromarray((np.asarray(img) >> 8).astype(np.uint8))   # 16 bits would clip
+    elif img.mode.startswith('I'):
+        img = Image.fromarray((np.asarray(img) >> 8).astype(np.uint8))   # 16 bits would clip
     if 'transparency' in img.info: img = img.convert('RGBA')
     return img.convert('RGB')
 
@@ -65,9 +71,12 @@ def open_image(
     return _to_rgb(img, path, kind)
 
 # %% ../../nbs/data/1_data.ipynb #f834f763
-VOC_CLASSES = ['aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable',
-               'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor']
-CLEAN_NAMES = {'diningtable': 'dining table', 'pottedplant': 'potted plant', 'tvmonitor': 'tv monitor',
+VOC_CLASSES = ['aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair',
+               'cow', 'diningtable',
+               'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train',
+               'tvmonitor']
+CLEAN_NAMES = {'diningtable': 'dining table', 'pottedplant': 'potted plant',
+               'tvmonitor': 'tv monitor',
                'nighttime': 'night time'}
 
 # %% ../../nbs/data/1_data.ipynb #6d2ef25d
@@ -107,7 +116,8 @@ class Dataset:
 
     def __post_init__(self): _complete(self)
     def __len__(self): return len(self.paths)
-    def __repr__(self): return f'{self.name} {self.split}: {len(self)} images, {len(self.classes)} classes'
+    def __repr__(self):
+        return f'{self.name} {self.split}: {len(self)} images, {len(self.classes)} classes'
     def subset(self, rows): return _subset(self, rows)
     def with_labels(self, labels): return replace(self, labels=labels)
 
@@ -118,10 +128,12 @@ def _counts(
 )->dict:        # for the card
     "What is counted of a data set: labels, positives per image and class, boxes."
     per_image, per_class = (Y == 1).sum(1), (Y == 1).sum(0)
-    outside = None if ds.boxes is None or ds.sizes is None else int(_outside(ds.boxes, ds.sizes).sum())
+    outside = None if ds.boxes is None or ds.sizes is None else int(_outside(ds.boxes,
+        ds.sizes).sum())
     return describe(Y, ds.classes) | {
         'boxes': None if ds.boxes is None else len(ds.boxes), 'boxes over the edge': outside,
-        'positives per image': {int(k): int(n) for k, n in zip(*np.unique(per_image, return_counts=True))},
+        'positives per image': {int(k): int(n) for k,
+                                n in zip(*np.unique(per_image, return_counts=True))},
         'positives per class': {c: int(n) for c, n in zip(ds.classes, per_class)}}
 
 # %% ../../nbs/data/1_data.ipynb #bb7f904a
@@ -141,7 +153,8 @@ def _complete(
     "Check that the parts fit; put the counts on the card."
     Y, shape = check_labels(ds.labels), (len(ds.paths), len(ds.classes))
     if Y.shape != shape or len(ds.prompts) != shape[1]:
-        raise ValueError(f'{ds.name}: labels are {Y.shape} for {shape[0]} images, {shape[1]} classes and '
+        raise ValueError(f'{ds.name}: labels are {Y.shape} for {shape[0]} images, {shape[1]} '
+                         f'classes and '
                          f'{len(ds.prompts)} prompts: they must agree')
     object.__setattr__(ds, 'labels', Y)
     object.__setattr__(ds, 'card', {**ds.card, **_counts(Y, ds)})
@@ -189,20 +202,28 @@ def _nearby(
     "What stands before the place where a file stops to be JSON: with Python's NaN, the annotation that holds it."
     place = re.search(r'byte (\d+)', str(error))
     if not place: return ''
-    end = int(place[1]); text = Path(path).read_bytes().removeprefix(b'\xef\xbb\xbf')[max(0, end - 120):end + 8].decode('utf-8', 'replace')
-    return f' after {" ".join(text.split())!r}' + (', and JSON has no NaN' if re.search('NaN|Infinity', text[-16:]) else '')
+    end = int(place[1])
+    text = Path(path).read_bytes().removeprefix(b'\xef\xbb\xbf')[max(0, end - 120):end
+        + 8].decode('utf-8', 'replace')
+    return f' after {" ".join(text.split())!r}' + (', and JSON has no NaN'
+                                                   if re.search('NaN|Infinity', text[-16:]) else '')
 
+# %% ../../nbs/data/1_data.ipynb #a752f7b2
 def _decode(
     path,     # of a JSON file
     kind,     # a type for msgspec
     expected, # the form in words, for messages
 ):            # its contents, of that type
     "A JSON file as a typed value, or an error that names file, place and value."
-    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such annotation file; put it there')
-    try: return msgspec.json.decode(Path(path).read_bytes().removeprefix(b'\xef\xbb\xbf'), type=kind)
-    except msgspec.ValidationError as error: raise ValueError(f'{path}: {error}; expected {expected}') from error
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{path}: no such annotation file; put it there')
+    try:
+        return msgspec.json.decode(Path(path).read_bytes().removeprefix(b'\xef\xbb\xbf'), type=kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f'{path}: {error}; expected {expected}') from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path}: not valid JSON ({error}){_nearby(path, error)}; copy or download it again') from error
+        raise ValueError(f'{path}: not valid JSON ({error}){_nearby(path, error)}; copy or '
+                         f'download it again') from error
 
 # %% ../../nbs/data/1_data.ipynb #1ff3b160
 def _read_json(
@@ -219,10 +240,12 @@ def _frame(
     "Entries of a COCO file as a table."
     if not entries or isinstance(entries[0], dict): return pd.DataFrame(entries)
     filled = {f: [getattr(e, f) for e in entries] for f in _Entry.__struct_fields__}
-    return pd.DataFrame({f: v for f, v in filled.items() if any(x is not None for x in v)}, index=range(len(entries)))
+    return pd.DataFrame({f: v for f, v in filled.items() if any(x is not None for x in v)},
+                        index=range(len(entries)))
 
 # %% ../../nbs/data/1_data.ipynb #849fb671
-KINDS = {**dict.fromkeys(('id', 'image_id', 'category_id'), ((int, str, float), 'a number or text')), **dict.fromkeys(('name', 'file_name'), ((str,), 'text'))}
+KINDS = {**dict.fromkeys(('id', 'image_id', 'category_id'), ((int, str, float),
+    'a number or text')), **dict.fromkeys(('name', 'file_name'), ((str,), 'text'))}
 
 def _called(
     table,    # entries of a list
@@ -247,9 +270,13 @@ def _entries(
     table = _frame(doc[key]) if doc[key] else pd.DataFrame(columns=columns)
     for name in columns:
         bad = table[name].isna().to_numpy() if name in table else np.ones(len(table), bool)
-        if bad.any(): raise ValueError(f"{path}: entry {bad.argmax()} of '{key}' has no '{name}'; add it")
-        bad = ~table[name].map(type).isin(KINDS[name][0]).to_numpy(bool) if name in KINDS else np.zeros(1, bool)
-        if bad.any(): raise ValueError(f'{path}: {_called(table, key, bad.argmax())} has {name} {table[name].tolist()[bad.argmax()]!r}; expected {KINDS[name][1]}')
+        if bad.any():
+            raise ValueError(f"{path}: entry {bad.argmax()} of '{key}' has no '{name}'; add it")
+        bad = ~table[name].map(type).isin(KINDS[name][0]).to_numpy(
+            bool) if name in KINDS else np.zeros(1, bool)
+        if bad.any():
+            raise ValueError(f'{path}: {_called(table, key, bad.argmax())} has {name} '
+                             f'{table[name].tolist()[bad.argmax()]!r}; expected {KINDS[name][1]}')
     return table
 
 # %% ../../nbs/data/1_data.ipynb #9d8ae16e
@@ -260,7 +287,8 @@ def _unique(
 )->pd.Index:  # the values
     "Values that must not repeat."
     again = values[values.duplicated()]
-    if len(again): raise ValueError(f'{path}: {what} {again.iloc[0]!s} occurs twice; keep one of them')
+    if len(again):
+        raise ValueError(f'{path}: {what} {again.iloc[0]!s} occurs twice; keep one of them')
     return pd.Index(values)
 
 # %% ../../nbs/data/1_data.ipynb #c0c7be7d
@@ -273,8 +301,10 @@ def _rows_of(
     "Positions of ids, or an error that names the first unknown one."
     rows = ids.get_indexer(values)
     first = (rows < 0).argmax() if len(rows) else 0
-    if (rows < 0).any(): raise ValueError(f'{path}: annotation {first} names {what} {values.iloc[first]!s}, '
-                                          'which the file does not list; add it or drop the annotation')
+    if (rows < 0).any(): raise ValueError(f'{path}: annotation {first} names {what} '
+                                          f'{values.iloc[first]!s}, '
+                                          'which the file does not list; add it or drop the '
+                                          'annotation')
     return rows
 
 # %% ../../nbs/data/1_data.ipynb #5528eed6
@@ -285,13 +315,17 @@ def _check_boxes(
     "Boxes as numbers, or an error that names the first that is none."
     def refuse(bad, why=''):
         row = int(np.argmax(bad))
-        raise ValueError(f"{path}: {_called(ann, 'annotations', row)} has bbox {ann.bbox.iloc[row]!s}{why}; expected [x, y, width, height]")
+        raise ValueError(f"{path}: {_called(ann, 'annotations', row)} has bbox "
+                         f"{ann.bbox.iloc[row]!s}{why}; expected [x, y, width, height]")
     bad = np.array([not isinstance(b, list) or len(b) != 4 for b in ann.bbox], bool)
     if bad.any(): refuse(bad)
-    if not set(map(type, chain.from_iterable(ann.bbox))) <= {int, float}: refuse([any(type(v) not in (int, float) for v in b) for b in ann.bbox], ', which holds more than numbers')
+    if not set(map(type, chain.from_iterable(ann.bbox))) <= {int, float}:
+        refuse([any(type(v) not in (int, float) for v in b) for b in ann.bbox],
+               ', which holds more than numbers')
     xywh = np.array(ann.bbox.tolist(), dtype=float).reshape(-1, 4)
     if not np.isfinite(xywh).all(): refuse(~np.isfinite(xywh).all(1), ', which is not finite')
-    if (xywh[:, 2:] < 0).any(): refuse((xywh[:, 2:] < 0).any(1), ', with a negative width or height')
+    if (xywh[:, 2:] < 0).any():
+        refuse((xywh[:, 2:] < 0).any(1), ', with a negative width or height')
     return xywh
 
 # %% ../../nbs/data/1_data.ipynb #e1a2bf78
@@ -299,7 +333,8 @@ def _outline(
     s,                # segmentation: dict, bytes of JSON, or anything else
 ):                    # the dict of a run-length code, else None
     "Run-length codes are kept, polygons are not."
-    if isinstance(s, msgspec.Raw): s = msgspec.json.decode(s) if bytes(s).lstrip()[:1] == b'{' else None
+    if isinstance(s, msgspec.Raw):
+        s = msgspec.json.decode(s) if bytes(s).lstrip()[:1] == b'{' else None
     return s if isinstance(s, dict) else None
 
 # %% ../../nbs/data/1_data.ipynb #d873b456
@@ -311,10 +346,12 @@ def _coco_boxes(
 )->pd.DataFrame:      # columns BOX_COLUMNS
     "COCO annotations as a table of boxes."
     x, y, w, h = _check_boxes(ann, path).T
-    area = ann.area.astype(float).fillna(pd.Series(w*h, index=ann.index)).to_numpy() if 'area' in ann else w*h
+    area = ann.area.astype(float).fillna(pd.Series(w*h,
+                                                   index=ann.index)).to_numpy() if 'area' in ann else w*h
     crowd = ann.iscrowd.eq(1).to_numpy(bool) if 'iscrowd' in ann else np.zeros(len(ann), bool)
     rle = [_outline(s) for s in ann.segmentation] if 'segmentation' in ann else None
-    return pd.DataFrame(dict(image=image, label=label, x=x, y=y, w=w, h=h, area=area, crowd=crowd, difficult=False,
+    return pd.DataFrame(dict(image=image, label=label, x=x, y=y, w=w, h=h, area=area, crowd=crowd,
+                             difficult=False,
                              rle=pd.Series(rle, index=range(len(ann)), dtype=object)))
 
 # %% ../../nbs/data/1_data.ipynb #bcc921c7
@@ -332,7 +369,8 @@ def _choice(
     allowed,    # names
 ):              # the value
     "One of a few names, or a `ValueError` that lists them."
-    if value not in allowed: raise ValueError(f'{name}={value!r}: expected one of {", ".join(map(repr, allowed))}')
+    if value not in allowed:
+        raise ValueError(f'{name}={value!r}: expected one of {", ".join(map(repr, allowed))}')
     return value
 
 # %% ../../nbs/data/1_data.ipynb #9b96ecad
@@ -340,7 +378,8 @@ def data_root(
     root=None,   # a folder; None: TRMML_DATA, else ~/.cache/trmml/data
 )->Path:         # the folder under which known data sets lie
     "Where data sets are looked for."
-    return Path(os.environ.get('TRMML_DATA', '~/.cache/trmml/data') if root is None else root).expanduser()
+    return Path(os.environ.get('TRMML_DATA', '~/.cache/trmml/data') if root is None
+                else root).expanduser()
 
 # %% ../../nbs/data/1_data.ipynb #5b8e55f5
 def _check_on_disk(
@@ -349,11 +388,14 @@ def _check_on_disk(
     source,   # the list, for messages
 )->list:      # absolute paths
     "Paths of listed images, or an error that counts and names those that are missing."
-    if not Path(folder).is_dir(): raise FileNotFoundError(f'{folder}: no such folder; put the images of {source} there')
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f'{folder}: no such folder; put the images of {source} there')
     paths = [os.path.join(os.path.abspath(folder), name) for name in names]
     gone = [name for name, path in zip(names, paths) if not os.path.isfile(path)]
-    if gone: raise FileNotFoundError(f'{source} lists {len(names)} images, of which {len(gone)} are not in {folder} '
-                                     f'(first: {", ".join(gone[:3])}); put them there or drop them from the list')
+    if gone: raise FileNotFoundError(f'{source} lists {len(names)} images, of which {len(gone)} '
+                                     f'are not in {folder} '
+                                     f'(first: {", ".join(gone[:3])}); put them there or drop them '
+                                     f'from the list')
     return paths
 
 # %% ../../nbs/data/1_data.ipynb #41e12e03
@@ -365,10 +407,12 @@ def _coco_rows(
 )->np.ndarray:  # rows of `images`
     "Which images, in which order."
     if order == 'annotation' and empty == 'keep':
-        raise ValueError("order='annotation' has no place for images without annotation: use empty='drop', or another order")
+        raise ValueError("order='annotation' has no place for images without annotation: use "
+                         "empty='drop', or another order")
     rows = pd.unique(boxes.image) if empty == 'drop' else np.arange(len(images))
     if order == 'file': return np.sort(rows)
-    if order == 'string': return rows[np.argsort(images.id.iloc[rows].astype(str).to_numpy(str), kind='stable')]
+    if order == 'string':
+        return rows[np.argsort(images.id.iloc[rows].astype(str).to_numpy(str), kind='stable')]
     return rows
 
 # %% ../../nbs/data/1_data.ipynb #fa444936
@@ -395,9 +439,13 @@ def _sizes(
         known = images[name].notna().to_numpy()
         bad = known & ~images[name].map(type).isin((int, float)).to_numpy(bool)
         if not bad.any(): bad = known & ~images[name].astype(float).between(1, 2**31).to_numpy()
-        if bad.any(): raise ValueError(f"{path}: {_called(images, 'images', bad.argmax())} has {name} {images[name].tolist()[bad.argmax()]!r}; expected a number of pixels from 1, or none")
+        if bad.any():
+            raise ValueError(f"{path}: {_called(images, 'images', bad.argmax())} has {name} "
+                             f"{images[name].tolist()[bad.argmax()]!r}; expected a number of "
+                             f"pixels from 1, or none")
     return images.reindex(columns=['width', 'height']).to_numpy(float)
 
+# %% ../../nbs/data/1_data.ipynb #a537baec
 def _check_names(
     images,   # image entries
     path,     # for messages
@@ -406,7 +454,9 @@ def _check_names(
     names = images.file_name.map(os.path.normpath)
     if names.is_unique: return
     a, b = images.id[names == names[names.duplicated()].iloc[0]].tolist()[:2]
-    raise ValueError(f"{path}: image ids {a!r} and {b!r} share the file_name {images.file_name[images.id == b].iloc[0]!r}; keep one of them, and let the annotations name it")
+    raise ValueError(f"{path}: image ids {a!r} and {b!r} share the file_name "
+                     f"{images.file_name[images.id == b].iloc[0]!r}; keep one of them, and let the "
+                     f"annotations name it")
 
 # %% ../../nbs/data/1_data.ipynb #0d3a549c
 def _parse_coco(
@@ -420,14 +470,17 @@ def _parse_coco(
     cats = _entries(doc, 'categories', ['id', 'name'], path).sort_values('id')
     images = _entries(doc, 'images', ['id', 'file_name'], path)
     ann = _entries(doc, 'annotations', ['image_id', 'category_id', 'bbox'], path)
-    ids, cat_ids = _unique(images.id, 'image id', path), _unique(cats.id, 'category id', path); _check_names(images, path)
+    ids, cat_ids = _unique(images.id, 'image id', path), _unique(cats.id, 'category id', path)
+    _check_names(images, path)
     boxes = _coco_boxes(ann, _rows_of(ann.image_id, ids, 'image_id', path),
                         _rows_of(ann.category_id, cat_ids, 'category_id', path), path)
     rows = _coco_rows(images, boxes, empty, order)
     if not len(rows) or not len(cats):
-        raise ValueError(f"{path}: no {'images to load' if len(cats) else 'categories'} (empty={empty!r}); add some")
+        raise ValueError(f"{path}: no {'images to load' if len(cats) else 'categories'} "
+                         f"(empty={empty!r}); add some")
     images, sizes, boxes = images.iloc[rows], _sizes(images, path)[rows], _take_boxes(boxes, rows)
-    return dict(classes=list(_unique(cats.name, 'category name', path)), names=images.file_name.tolist(), boxes=boxes,
+    return dict(classes=list(_unique(cats.name, 'category name', path)),
+                names=images.file_name.tolist(), boxes=boxes,
                 labels=_coco_labels(boxes, (len(rows), len(cats)), crowd, least),
                 sizes=None if np.isnan(sizes).any() else sizes.astype(int), sha256=_sha256(path))
 
@@ -446,7 +499,8 @@ def _read_coco(
     **choices,  # of `_parse_coco`
 )->dict:        # classes, paths, labels, boxes, sizes, hash of the file
     "Read one COCO annotation file, or its cache if it is large, and look whether its images are there."
-    parts = dict(sizes=None) | cached(lambda: _parse_coco(path, empty, **choices), path, dict(choices, empty=empty), data_root()/'cache')
+    parts = dict(sizes=None) | cached(lambda: _parse_coco(path, empty, **choices), path,
+                                      dict(choices, empty=empty), data_root()/'cache')
     return parts | dict(paths=_check_on_disk(folder, parts.pop('names'), path))
 
 # %% ../../nbs/data/1_data.ipynb #ca7ec25b
@@ -458,13 +512,16 @@ def _read_xml(
         root = ET.parse(path).getroot()
         size = tuple(int(root.findtext(f'size/{k}', '0')) for k in ('width', 'height'))
         corners = ('xmin', 'ymin', 'xmax', 'ymax')
-        objects = [(o.findtext('name').strip(), *(float(o.find('bndbox').findtext(k)) for k in corners),
+        objects = [(o.findtext('name').strip(), *(float(o.find('bndbox').findtext(k))
+                                                  for k in corners),
                     o.findtext('difficult', '0').strip() == '1') for o in root.iter('object')]
-        wrong = [(name, k, v) for name, *box, _ in objects for k, v in zip(corners, box) if not np.isfinite(v)]
+        wrong = [(name, k, v) for name, *box, _ in objects for k, v in zip(corners, box)
+                 if not np.isfinite(v)]
         if wrong: raise ValueError('{1} of {0!r} is {2}'.format(*wrong[0]))
         return size, objects
     except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f'{path}: not a VOC annotation ({error}); copy or download it again') from error
+        raise ValueError(
+            f'{path}: not a VOC annotation ({error}); copy or download it again') from error
 
 # %% ../../nbs/data/1_data.ipynb #2fd915e0
 def _voc_labels(
@@ -492,13 +549,17 @@ def _voc_boxes(
     label, inverted = pd.Index(classes).get_indexer(t.name), (t.x1 < t.x) | (t.y1 < t.y)
     if (label < 0).any():
         n, name = t.loc[(label < 0).argmax(), ['image', 'name']]
-        raise ValueError(f'{stems[n]}.xml: {name!r} is none of the 20 VOC classes; for other classes use COCO format, '
+        raise ValueError(f'{stems[n]}.xml: {name!r} is none of the 20 VOC classes; for other '
+                         f'classes use COCO format, '
                          'or a folder that is not called VOC20..')
-    if inverted.any(): raise ValueError(f'{stems[t.image[inverted.argmax()]]}.xml: a box of {t.name[inverted.argmax()]!r} ends '
-                                        'before it begins; put xmin before xmax and ymin before ymax')
+    if inverted.any(): raise ValueError(f'{stems[t.image[inverted.argmax()]]}.xml: a box of '
+                                        f'{t.name[inverted.argmax()]!r} ends '
+                                        'before it begins; put xmin before xmax and ymin before '
+                                        'ymax')
     w, h = t.x1 - t.x + 1, t.y1 - t.y + 1
     return t.assign(label=label, x=t.x - 1, y=t.y - 1, w=w, h=h, area=w*h, crowd=False,
-                    difficult=t.difficult.astype(bool), rle=pd.Series([None]*len(t), dtype=object))[BOX_COLUMNS]
+                    difficult=t.difficult.astype(bool), rle=pd.Series([None]*len(t),
+                        dtype=object))[BOX_COLUMNS]
 
 # %% ../../nbs/data/1_data.ipynb #35328d5f
 def _voc_classes(
@@ -507,7 +568,8 @@ def _voc_classes(
 )->list:        # VOC's twenty; in a folder of another name the names that occur, if one is not among the twenty
     "The classes of a VOC folder."
     if re.match(r'VOC2\d{3}', base.name): return list(VOC_CLASSES)
-    everything = {o[0] for p in sorted((base/'Annotations').glob('*.xml')) for o in _read_xml(p)[1]} | {o[0] for objs in objects for o in objs}
+    everything = {o[0] for p in sorted((base/'Annotations').glob('*.xml'))
+                  for o in _read_xml(p)[1]} | {o[0] for objs in objects for o in objs}
     return list(VOC_CLASSES) if everything <= set(VOC_CLASSES) else sorted(everything)
 
 # %% ../../nbs/data/1_data.ipynb #4d1d2825
@@ -516,7 +578,8 @@ def _voc_images(
     stems,      # names without suffix
 )->list:        # file names; '.jpg' where there is none
     "The image file of each name, whatever its suffix."
-    found = {Path(name).stem: name for name in sorted(os.listdir(folder))} if folder.is_dir() else {}
+    found = {Path(name).stem: name
+             for name in sorted(os.listdir(folder))} if folder.is_dir() else {}
     return [found.get(s, f'{s}.jpg') for s in stems]
 
 # %% ../../nbs/data/1_data.ipynb #f4cedc8e
@@ -525,9 +588,12 @@ def _voc_stems(
 )->pd.Series:   # names of images without suffix
     "The images of a VOC list: the first word of each line."
     if not path.is_file():
-        there = ', '.join(sorted(p.stem for p in path.parent.glob('*.txt') if '_' not in p.stem))   # without the lists of single classes
-        raise FileNotFoundError(f'{path}: no such list{f" (there are {there})" if there else ""}; unpack the archive that holds it there')
-    stems = pd.Series([line.split()[0] for line in path.read_text('utf-8-sig').splitlines() if line.strip()], dtype=object)
+        # without the lists of single classes
+        there = ', '.join(sorted(p.stem for p in path.parent.glob('*.txt') if '_' not in p.stem))
+        raise FileNotFoundError(f'{path}: no such list{f" (there are {there})" if there else ""}; '
+                                f'unpack the archive that holds it there')
+    stems = pd.Series([line.split()[0] for line in path.read_text('utf-8-sig').splitlines()
+                       if line.strip()], dtype=object)
     if not len(stems): raise ValueError(f'{path}: no images: nothing to load')
     _unique(stems, 'image', path)
     return stems
@@ -542,10 +608,12 @@ def _read_voc(
     path = base/'ImageSets'/'Main'/f'{listed}.txt'
     stems = _voc_stems(path)
     paths = _check_on_disk(base/'JPEGImages', _voc_images(base/'JPEGImages', stems), path)
-    sizes, objects = zip(*map(_read_xml, _check_on_disk(base/'Annotations', [f'{s}.xml' for s in stems], path)))
+    sizes, objects = zip(*map(_read_xml, _check_on_disk(base/'Annotations',
+                                                        [f'{s}.xml' for s in stems], path)))
     classes = _voc_classes(base, objects)
     boxes = _voc_boxes(objects, stems, classes)
-    return dict(classes=classes, paths=paths, boxes=boxes, sizes=np.array(sizes) if np.all(sizes) else None,
+    return dict(classes=classes, paths=paths, boxes=boxes, sizes=np.array(sizes) if np.all(sizes)
+                else None,
                 labels=_voc_labels(boxes, (len(stems), len(classes)), difficult))
 
 # %% ../../nbs/data/1_data.ipynb #3a16e299
@@ -558,19 +626,24 @@ def _pick_instances(
 )->str:         # the suffix that fits
     "Which annotation file belongs to a split: its name, its name with a year, or the only one."
     for want in (split, 'val') if split == 'test' else (split,):
-        longer = '' if want in USUAL else '(?![a-z])'   # 'train' may mean 'trainval'; 'trai' means nothing
-        fits = [s for s in found if s == want] or [s for s in found if want and re.match(re.escape(want) + longer, s)]
-        if len(fits) > 1: raise ValueError(f'{folder}: split {split!r} may be {" or ".join(fits)}; say which')
+        # 'train' may mean 'trainval'; 'trai' means nothing
+        longer = '' if want in USUAL else '(?![a-z])'
+        fits = [s for s in found if s == want] or [s for s in found if want
+                                                   and re.match(re.escape(want) + longer, s)]
+        if len(fits) > 1:
+            raise ValueError(f'{folder}: split {split!r} may be {" or ".join(fits)}; say which')
         if fits: return fits[0]
     if len(found) == 1 and split in USUAL: return next(iter(found))
-    raise ValueError(f'{folder}: no annotations for split {split!r}; there are {", ".join(filter(None, found)) or "train and test"}')
+    raise ValueError(f'{folder}: no annotations for split {split!r}; there are '
+                     f'{", ".join(filter(None, found)) or "train and test"}')
 
 # %% ../../nbs/data/1_data.ipynb #2bfc7f46
 def _instances(
     folder,   # Path
 )->dict:      # {suffix: path} of its instances_*.json
     "COCO annotation files of a folder."
-    files = sorted(folder.glob('annotations/instances*.json')) or sorted(folder.glob('instances*.json'))
+    files = sorted(folder.glob('annotations/instances*.json')) or sorted(
+        folder.glob('instances*.json'))
     return {p.stem.removeprefix('instances').lstrip('_'): p for p in files}
 
 # %% ../../nbs/data/1_data.ipynb #a377834b
@@ -581,8 +654,10 @@ def _image_folder(
 )->Path:      # where its images are
     "The folder named like the annotation file; if that is the only file, the only folder will do."
     named = [f for f in (folder/suffix, folder/'images'/suffix) if suffix and f.is_dir()]
-    others = [f for f in folder.iterdir() if f.is_dir() and f.name != 'annotations' and not f.name.startswith('.')]
-    return named[0] if named else others[0] if alone and len(others) == 1 else folder/(suffix or 'images')
+    others = [f for f in folder.iterdir() if f.is_dir() and f.name != 'annotations'
+              and not f.name.startswith('.')]
+    return named[0] if named else others[0] if alone and len(others) == 1 else folder/(suffix
+        or 'images')
 
 # %% ../../nbs/data/1_data.ipynb #e53a2b8f
 def _said(
@@ -610,11 +685,14 @@ def _coco_parts(
 ):            # parts, card, choices
     "One COCO annotation file with its card."
     choices = COCO_DEFAULTS | choices
-    _choice('order', choices['order'], (None, 'annotation', 'file', 'string')); _choice('crowd', choices['crowd'], ('positive', 'negative'))
+    _choice('order', choices['order'], (None, 'annotation', 'file', 'string'))
+    _choice('crowd', choices['crowd'], ('positive', 'negative'))
     parts = _read_coco(path, folder, empty, **choices)
     order = choices['order'] or dict(drop='annotation', keep='file')[empty]
-    card = {'empty': empty, 'row order': order, 'crowd': choices['crowd'], 'shortest side of a box': choices['least'],
-            'images with crowds only': _crowds_only(parts['boxes']), 'sha256': {Path(path).name: parts.pop('sha256')}}
+    card = {'empty': empty, 'row order': order, 'crowd': choices['crowd'],
+            'shortest side of a box': choices['least'],
+            'images with crowds only': _crowds_only(parts['boxes']),
+            'sha256': {Path(path).name: parts.pop('sha256')}}
     return parts, card, f'empty={empty}' + _said(COCO_DEFAULTS, choices)
 
 # %% ../../nbs/data/1_data.ipynb #b8ef82be
@@ -627,11 +705,14 @@ def _coco_folder(
 ):                      # parts, card, choices
     "Any folder in COCO format."
     found, empty = _instances(folder), 'keep' if empty == 'default' else empty
-    if not found: raise FileNotFoundError(f'{folder}: no annotations/instances_<split>.json; put it there')
+    if not found:
+        raise FileNotFoundError(f'{folder}: no annotations/instances_<split>.json; put it there')
     suffix = _pick_instances(found, split, folder)
-    card = dict(source=f'COCO format, {found[suffix].name}', licence='not stated: that of your photos')
+    card = dict(source=f'COCO format, {found[suffix].name}',
+                licence='not stated: that of your photos')
     if len(found) == 1: card['note'] = 'the only annotation file: the same images for every split'
-    parts, more, text = _coco_parts(found[suffix], _image_folder(folder, suffix, len(found) == 1), empty, choices)
+    parts, more, text = _coco_parts(found[suffix], _image_folder(folder, suffix, len(found) == 1),
+                                    empty, choices)
     return parts, card | more, text
 
 # %% ../../nbs/data/1_data.ipynb #fe5e99da
@@ -640,7 +721,8 @@ def _voc_base(
 ):            # the folder that holds Annotations, or None
     "Find a VOC folder, here or below VOCdevkit."
     places = [folder, *sorted(folder.glob('VOC2*')), *sorted(folder.glob('VOCdevkit/VOC2*'))]
-    return next((p for p in places if (p/'Annotations').is_dir() and (p/'ImageSets').is_dir()), None)
+    return next((p for p in places if (p/'Annotations').is_dir() and (p/'ImageSets').is_dir()),
+                None)
 
 # %% ../../nbs/data/1_data.ipynb #5890eefa
 def _voc_list(
@@ -651,9 +733,12 @@ def _voc_list(
     tested = (base/'ImageSets'/'Main'/'test.txt').is_file()
     names = dict(train='trainval', test='test') if tested else dict(train='train', test='val')
     if not tested and split in names:
-        a, b = ([l.split()[0] for l in f.read_text().splitlines() if l.strip()] if f.is_file() else []
+        a, b = ([l.split()[0] for l in f.read_text().splitlines() if l.strip()] if f.is_file()
+                else []
                 for f in (base/'ImageSets'/'Main'/f'{n}.txt' for n in names.values()))
-        if both := sorted(set(a) & set(b)): raise ValueError(f'{base.name}: train.txt and val.txt share {both[0]!r} and {len(both) - 1} more: no picture may be in both')
+        if both := sorted(set(a) & set(b)):
+            raise ValueError(f'{base.name}: train.txt and val.txt share {both[0]!r} and '
+                             f'{len(both) - 1} more: no picture may be in both')
     return names.get(split, split)
 
 # %% ../../nbs/data/1_data.ipynb #13932961
@@ -663,7 +748,8 @@ def _annotated(
     "Drop images without a positive label, as the ROLE code does."
     rows = np.flatnonzero((parts['labels'] == 1).any(1))
     return parts | dict(paths=[parts['paths'][i] for i in rows], labels=parts['labels'][rows],
-                        boxes=_take_boxes(parts['boxes'], rows), sizes=None if parts['sizes'] is None else parts['sizes'][rows])
+                        boxes=_take_boxes(parts['boxes'], rows), sizes=None
+                        if parts['sizes'] is None else parts['sizes'][rows])
 
 # %% ../../nbs/data/1_data.ipynb #3d0e2e36
 def _voc_listed(
@@ -675,7 +761,8 @@ def _voc_listed(
     "One list of a VOC folder, with its card."
     parts, empty = _read_voc(base, listed, difficult), 'drop' if empty == 'drop' else 'keep'
     if empty == 'drop': parts = _annotated(parts)
-    card = {'source': f'{base.name}, list {listed}', 'licence': 'not stated: that of your photos', 'difficult': difficult,
+    card = {'source': f'{base.name}, list {listed}', 'licence': 'not stated: that of your photos',
+            'difficult': difficult,
             'empty': empty, 'row order': f'that of {listed}.txt',
             'sha256': {f'{listed}.txt': _sha256(base/'ImageSets'/'Main'/f'{listed}.txt')}}
     return parts, card, f'difficult={difficult}' + (',empty=drop' if empty == 'drop' else '')
@@ -697,14 +784,17 @@ def _missing(
     files,    # what to put there
 )->FileNotFoundError:
     "The error for a known data set that is not on disk."
-    return FileNotFoundError(f'{name}: {place} is not there; trmml.data.download({name!r}) fetches what may be fetched, or '
-                             f'unpack {files} so that it is, or say where the data are with root= or the environment '
+    return FileNotFoundError(f'{name}: {place} is not there; trmml.data.download({name!r}) fetches '
+                             f'what may be fetched, or '
+                             f'unpack {files} so that it is, or say where the data are with root= '
+                             f'or the environment '
                              'variable TRMML_DATA')
 
 VOC = dict(   # year: lists for train and test, images on each list, archive of each list
     voc2007=(dict(train='trainval'), dict(trainval=5011, test=4952),
              dict(test='VOCtest_06-Nov-2007.tar', trainval='VOCtrainval_06-Nov-2007.tar')),
-    voc2012=(dict(test='val'), dict(train=5717, val=5823), dict(train='VOCtrainval_11-May-2012.tar')))
+    voc2012=(dict(test='val'), dict(train=5717, val=5823),
+             dict(train='VOCtrainval_11-May-2012.tar')))
 
 # %% ../../nbs/data/1_data.ipynb #20a22ce6
 def _voc(
@@ -717,9 +807,11 @@ def _voc(
     lists, published, archives = VOC[name]
     listed, base = lists.get(split, split), root/'VOCdevkit'/name.upper()
     place = base/'ImageSets'/'Main'/f'{listed}.txt'
-    if not place.is_file(): raise _missing(name, place, archives.get(listed, [*archives.values()][-1]))
+    if not place.is_file():
+        raise _missing(name, place, archives.get(listed, [*archives.values()][-1]))
     parts, card, text = _voc_listed(base, listed, **choices)
-    return parts, card | {'licence': 'photos under the terms of Flickr', 'published images': published.get(listed)}, text
+    return parts, card | {'licence': 'photos under the terms of Flickr',
+                          'published images': published.get(listed)}, text
 
 def _voc2007(root, split, **choices): return _voc('voc2007', root, split, **choices)
 def _voc2012(root, split, **choices): return _voc('voc2012', root, split, **choices)
@@ -736,10 +828,13 @@ def _coco2014(
     folder, empty = root/'coco', 'drop' if empty == 'default' else empty
     year = dict(train='train2014', test='val2014', val='val2014').get(split, split)
     path = folder/'annotations'/f'instances_{year}.json'
-    if not path.is_file(): raise _missing('coco2014', path, f'annotations_trainval2014.zip and {year}.zip')
-    published = dict(drop=dict(train2014=82081, val2014=40137), keep=dict(train2014=82783, val2014=40504))
+    if not path.is_file():
+        raise _missing('coco2014', path, f'annotations_trainval2014.zip and {year}.zip')
+    published = dict(drop=dict(train2014=82081, val2014=40137),
+                     keep=dict(train2014=82783, val2014=40504))
     parts, card, text = _coco_parts(path, folder/year, empty, choices)
-    return parts, card | {'source': f'COCO 2014, {year}', 'published images': published[empty].get(year),
+    return parts, card | {'source': f'COCO 2014, {year}',
+                          'published images': published[empty].get(year),
                           'licence': 'annotations CC BY 4.0, photos under their Flickr licences'}, text
 
 # %% ../../nbs/data/1_data.ipynb #bcaead46
@@ -757,23 +852,31 @@ def _doodles(
     chosen = ''.join(f',{k}={v}' for k, v in sorted(settings.items()))
     return parts, card | dict(licence='Apache-2.0, drawn by trmml', **settings), text + chosen
 
-READERS = dict(voc2007=_voc2007, voc2012=_voc2012, coco2014=_coco2014, vg200='trmml.data.vg200', nuswide='trmml.data.nuswide',
-               cub200='trmml.data.cub200', doodles=_doodles)     # a function, or the room whose `read` is one
+READERS = dict(voc2007=_voc2007, voc2012=_voc2012, coco2014=_coco2014, vg200='trmml.data.vg200',
+               nuswide='trmml.data.nuswide',
+               cub200='trmml.data.cub200',
+               doodles=_doodles)     # a function, or the room whose `read` is one
 ALIASES = dict(voc='voc2007', coco='coco2014', vg='vg200', nus='nuswide', cub='cub200')
-SETTINGS = dict(coco2014=tuple(COCO_DEFAULTS), vg200=('source',), nuswide=('setup',), cub200=('min_certainty',),
+SETTINGS = dict(coco2014=tuple(COCO_DEFAULTS), vg200=('source',), nuswide=('setup',),
+                cub200=('min_certainty',),
                 table=('images', 'unlisted', 'separator'), folder=tuple(COCO_DEFAULTS))
 
 # %% ../../nbs/data/1_data.ipynb #7cd210e1
 PEERS = dict(
-    voc2007=dict(sarb=dict(), dualcoop=dict(), ssgrl=dict(), tai=dict(), mlgcn_train=dict(difficult='positive'),
+    voc2007=dict(sarb=dict(), dualcoop=dict(), ssgrl=dict(), tai=dict(),
+                 mlgcn_train=dict(difficult='positive'),
                  mlgcn_test=dict(difficult='ignore')),
-    voc2012=dict(role=dict(empty='drop'), largeloss=dict(empty='drop'), scpnet=dict(difficult='positive')),
-    coco2014=dict(splc=dict(), scpnet=dict(), dualcoop=dict(), role=dict(order='string'), largeloss=dict(order='string'),
+    voc2012=dict(role=dict(empty='drop'), largeloss=dict(empty='drop'),
+                 scpnet=dict(difficult='positive')),
+    coco2014=dict(splc=dict(), scpnet=dict(), dualcoop=dict(), role=dict(order='string'),
+                  largeloss=dict(order='string'),
                   sarb=dict(empty='keep'), tai=dict(empty='keep', crowd='negative'),
                   tai_train=dict(empty='keep', crowd='negative', least=1)),
-    nuswide=dict(role=dict(setup='largeloss'), largeloss=dict(setup='largeloss'), splc=dict(setup='splc'),
+    nuswide=dict(role=dict(setup='largeloss'), largeloss=dict(setup='largeloss'),
+                 splc=dict(setup='splc'),
                  scpnet=dict(setup='splc'), tai=dict(setup='official')),
-    vg200=dict(sarb=dict(source='sarb'), ssgrl=dict(source='ssgrl')), cub200=dict(role=dict(), largeloss=dict(), scpnet=dict()))
+    vg200=dict(sarb=dict(source='sarb'), ssgrl=dict(source='ssgrl')),
+    cub200=dict(role=dict(), largeloss=dict(), scpnet=dict()))
 
 def as_peer(
     name,     # of a data set
@@ -781,7 +884,8 @@ def as_peer(
 )->dict:      # settings for `load`
     "How a peer's code reads a data set."
     known = PEERS.get(ALIASES.get(name, name), {})
-    if peer not in known: raise ValueError(f'{name} as {peer!r}: known are {", ".join(known) or "no peers"}')
+    if peer not in known:
+        raise ValueError(f'{name} as {peer!r}: known are {", ".join(known) or "no peers"}')
     return dict(known[peer])
 
 # %% ../../nbs/data/1_data.ipynb #749b9010
@@ -795,7 +899,8 @@ def _check_settings(
     "Refuse settings that a data set does not know; the doodles' own are checked where they are drawn."
     known = SETTINGS.get(name, ())
     wrong = [] if name == 'doodles' else [k for k in settings if k not in known]
-    if wrong: raise ValueError(f'{shown} has no setting {", ".join(wrong)}: it knows {", ".join(known) or "none"}; '
+    if wrong: raise ValueError(f'{shown} has no setting {", ".join(wrong)}: it knows '
+                               f'{", ".join(known) or "none"}; '
                                'only the doodles have settings of their drawing')
 
 # %% ../../nbs/data/1_data.ipynb #df624ed3
@@ -818,12 +923,17 @@ def _check_path(
     "A path that is there, or an error that says what may be given."
     path = Path(name_or_path).expanduser()
     if path.is_dir() or path.suffix.lower() in TABLES: return path
-    if path.is_file(): raise ValueError(f'{path}: a file of this kind cannot be read; a table ends in {", ".join(TABLES)}')
+    if path.is_file():
+        raise ValueError(f'{path}: a file of this kind cannot be read; a table ends in '
+                         f'{", ".join(TABLES)}')
     if not isinstance(name_or_path, Path) and os.sep not in str(name_or_path):
-        raise ValueError(f'unknown data set {str(name_or_path)!r}: known are {", ".join([*READERS, *ALIASES])}, or give '
+        raise ValueError(f'unknown data set {str(name_or_path)!r}: known are '
+                         f'{", ".join([*READERS, *ALIASES])}, or give '
                          'the path of a folder or of a table')
-    raise FileNotFoundError(f'{path}: no such folder; it should hold annotations/instances_<split>.json and a '
-                            'folder of images (COCO), or Annotations, ImageSets and JPEGImages (VOC)')
+    raise FileNotFoundError(f'{path}: no such folder; it should hold '
+                            f'annotations/instances_<split>.json and a '
+                            'folder of images (COCO), or Annotations, ImageSets and JPEGImages '
+                            '(VOC)')
 
 # %% ../../nbs/data/1_data.ipynb #a59531a8
 def _open(
@@ -839,7 +949,8 @@ def _open(
     read, kind = _choose(name_or_path, name)
     _check_settings(kind, name_or_path, settings)
     if kind in READERS: return name, read(where, split, **choices, **settings)
-    return where.resolve().stem if kind == 'table' else where.resolve().name, read(where, split, **choices, **settings)
+    return where.resolve().stem if kind == 'table' else where.resolve().name, read(where, split,
+        **choices, **settings)
 
 # %% ../../nbs/data/1_data.ipynb #c43ef019
 def load(
@@ -854,12 +965,15 @@ def load(
 )->Dataset:                  # images, labels, class names and boxes
     "Load one split of a data set."
     _choice('difficult', difficult, ('negative', 'positive', 'ignore'))
-    _choice('empty', empty, ('default', 'keep', 'drop')); _choice('prompts', prompts, ('clean', 'raw'))
-    name, (parts, card, text) = _open(name_or_path, split, data_root(root), dict(difficult=difficult, empty=empty), settings)
+    _choice('empty', empty, ('default', 'keep', 'drop'))
+    _choice('prompts', prompts, ('clean', 'raw'))
+    name, (parts, card, text) = _open(name_or_path, split, data_root(root),
+                                      dict(difficult=difficult, empty=empty), settings)
     names = '\n'.join(os.path.basename(p) for p in parts['paths']).encode()
     digest = hashlib.sha1(names + parts['labels'].tobytes()).hexdigest()[:8]
     words = parts.pop('prompts', None) or [clean_name(c) for c in parts['classes']]
-    return Dataset(name=name, split=split, card=card | dict(prompts=prompts), prompts=words if prompts == 'clean' else list(parts['classes']),
+    return Dataset(name=name, split=split, card=card | dict(prompts=prompts), prompts=words
+                   if prompts == 'clean' else list(parts['classes']),
                    variant=f'{name},{split},{text},prompts={prompts},content={digest}', **parts)
 
 # %% ../../nbs/data/1_data.ipynb #4799d397
@@ -888,13 +1002,18 @@ def box_pairs(
 ):         # (n,) image rows, (n,) class columns, list of n arrays (m, 4): x, y, w, h in 0..1
     "Pairs of an image and a class in it, with the boxes as shares of the image, cut at its edge."
     if ds.boxes is None or ds.sizes is None:
-        raise ValueError(f'{ds.name} has no boxes or no image sizes: regions cannot be measured on it')
-    b = ds.boxes[~ds.boxes.crowd & ~ds.boxes.difficult].sort_values(['image', 'label'], kind='stable')
+        raise ValueError(f'{ds.name} has no boxes or no image sizes: regions cannot be measured on '
+                         f'it')
+    b = ds.boxes[~ds.boxes.crowd & ~ds.boxes.difficult].sort_values(['image', 'label'],
+        kind='stable')
     image, label = b.image.to_numpy(int), b.label.to_numpy(int)
     share = b[['x', 'y', 'w', 'h']].to_numpy(float)/np.tile(ds.sizes[image], 2)
     start, end = np.clip(share[:, :2], 0, 1), np.clip(share[:, :2] + share[:, 2:], 0, 1)
-    seen = (end > start).all(1) | (share[:, 2:] == 0).any(1)     # wholly outside: nothing to point at
-    image, label, xywh = image[seen], label[seen], np.where(_cut(share)[:, None], np.hstack([start, end - start]), share)[seen]
+    # wholly outside: nothing to point at
+    seen = (end > start).all(1) | (share[:, 2:] == 0).any(1)
+    image = image[seen]
+    label = label[seen]
+    xywh = np.where(_cut(share)[:, None], np.hstack([start, end - start]), share)[seen]
     starts = np.flatnonzero(np.diff(image*len(ds.classes) + label, prepend=-1))
     return image[starts], label[starts], np.split(xywh, starts[1:]) if len(starts) else []
 

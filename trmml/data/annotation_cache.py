@@ -25,7 +25,8 @@ def cache_key(
 )->str:       # JSON
     "Everything that what was read depends on."
     state = os.stat(path)
-    return json.dumps(dict(path=os.path.abspath(path), bytes=state.st_size, changed=state.st_mtime_ns, version=VERSION, **choices), sort_keys=True)
+    return json.dumps(dict(path=os.path.abspath(path), bytes=state.st_size,
+                           changed=state.st_mtime_ns, version=VERSION, **choices), sort_keys=True)
 
 # %% ../../nbs/data/3_annotation_cache.ipynb #f26e5002
 def cache_file(
@@ -46,7 +47,9 @@ def to_arrays(
     for name, v in parts.items():
         if isinstance(v, pd.DataFrame):
             for c in v.columns.drop('rle', errors='ignore'): out[f'{name}/{c}'] = v[c].to_numpy()
-            if 'rle' in v: out[f'{name}/rle'] = np.array(json.dumps({k: r for k, r in enumerate(v.rle) if r is not None}))
+            if 'rle' in v:
+                out[f'{name}/rle'] = np.array(json.dumps({k: r for k, r in enumerate(v.rle)
+                                                          if r is not None}))
         elif v is not None: out[name] = np.asarray(v)
     return out
 
@@ -58,12 +61,16 @@ def from_arrays(
     out, tables = {}, {}
     for name, v in arrays.items():
         table, slash, column = name.partition('/')
-        if not slash: out[name] = v.item() if v.ndim == 0 else v.tolist() if v.dtype.kind == 'U' else v
+        if not slash:
+            out[name] = v.item() if v.ndim == 0 else v.tolist() if v.dtype.kind == 'U' else v
         else: tables.setdefault(table, {})[column] = v
     for table, columns in tables.items():
-        rle, n = json.loads(columns.pop('rle').item()) if 'rle' in columns else None, len(next(iter(columns.values())))
+        rle = json.loads(columns.pop('rle').item()) if 'rle' in columns else None
+        n = len(next(iter(columns.values())))
         out[table] = pd.DataFrame(columns)
-        if rle is not None: out[table]['rle'] = pd.Series([rle.get(str(k)) for k in range(n)] if rle else [None]*n, dtype=object)
+        if rle is not None:
+            out[table]['rle'] = pd.Series([rle.get(str(k)) for k in range(n)] if rle else [None]*n,
+                                          dtype=object)
     return out
 
 # %% ../../nbs/data/3_annotation_cache.ipynb #427e2e06
@@ -88,7 +95,8 @@ def save_cache(
     tmp = Path(f'{file}.{os.getpid()}.tmp.npz')
     try:
         tmp.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(tmp, key=np.array(key), **to_arrays(parts)); os.replace(tmp, file)
+        np.savez(tmp, key=np.array(key), **to_arrays(parts))
+        os.replace(tmp, file)
         return True
     except OSError:
         with suppress(OSError): tmp.unlink(missing_ok=True)

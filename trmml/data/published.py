@@ -18,7 +18,8 @@ COMMITS = dict(splc='xinyu1205/robust-loss-mlml/dcfa4d54bcca43fba3632ec9d21d8bfa
                sarb='guozix/TaI-DPT/1333ecaa32bfffb4f2eb916f5532afb88ac457fe/partial/VOC2007',   # SARB's files, byte for byte
                ssgrl='HCPLab-SYSU/SSGRL/ea47ccb2cf55ff37c5a91fc5a6974bdbc9ab6679/data/VG')
 LISTS = {   # peer/file: rows, SHA-256
-    'splc/coco_train_full.txt': (82081, 'a0bd4ce7248bcc03f9f508e34d44a439202ebbafcc59005830e3db272c5c1af4'),
+    'splc/coco_train_full.txt': (82081,
+                                 'a0bd4ce7248bcc03f9f508e34d44a439202ebbafcc59005830e3db272c5c1af4'),
     'splc/coco_train_singlelabel.txt': (82081, '302057b2d53b683ae7ad76a394beb0f58b4b3169cc7d04c52d4c975dbf0a965a'),
     'splc/coco_train_0.75left.txt': (82081, '26b20cf4510acf9c380890a6dce9cf2520ad5afc6004d6147e05a5728fbca250'),
     'splc/coco_train_0.4left.txt': (82081, '31db69ffada86b53af693d49fe7dcfe486cfacc6a3e07183a0f1bcb46b25e026'),
@@ -41,10 +42,14 @@ def list_file(
     "Where a published list lies; an error if it is missing or another file of that name."
     path = data_root(root)/'labels'/name
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such list; trmml.data.download({name.split("/")[0]!r}) fetches it, or put it there')
+        raise FileNotFoundError(f'{path}: no such list; '
+                                f'trmml.data.download({name.split("/")[0]!r}) fetches it, or put '
+                                f'it there')
     if name in LISTS and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != LISTS[name][1]:
-        raise ValueError(f'{path}: SHA-256 is {found[:12]}, the published file has {LISTS[name][1][:12]}: '
-                         'another split or another order of classes; delete it and download it again')
+        raise ValueError(f'{path}: SHA-256 is {found[:12]}, the published file has '
+                         f'{LISTS[name][1][:12]}: '
+                         'another split or another order of classes; delete it and download it '
+                         'again')
     return path
 
 # %% ../../nbs/data/4_published.ipynb #e989f5c4
@@ -59,7 +64,8 @@ def _split_line(
     try: found = [int(w) for w in rest.split()]
     except ValueError: found = [-1]
     if not comma or not name.strip() or any(not 0 <= c < classes for c in found):
-        raise ValueError(f'{path}, line {number}: {line[:60]!r} is not "file,class numbers" with numbers 0 to {classes - 1}; '
+        raise ValueError(f'{path}, line {number}: {line[:60]!r} is not "file,class numbers" with '
+                         f'numbers 0 to {classes - 1}; '
                          'is it the list of another data set?')
     return name.strip(), found
 
@@ -70,14 +76,16 @@ def read_list(
 ):               # N file names; (N, C) bool, True for a listed positive
     "A published list: which positives are known of each photo."
     lines = Path(path).read_text('utf-8-sig').splitlines()
-    pairs = [_split_line(line, k + 1, path, classes) for k, line in enumerate(lines) if line.strip()]
+    pairs = [_split_line(line, k + 1, path, classes) for k, line in enumerate(lines)
+             if line.strip()]
     names = [name for name, _ in pairs]
     if not names: raise ValueError(f'{path}: no lines; download it again')
     if len(set(names)) < len(names):
         again = next(n for n in names if names.count(n) > 1)
         raise ValueError(f'{path}: {again} stands on two lines; keep one of them')
     positive = np.zeros((len(names), classes), bool)
-    positive[np.repeat(np.arange(len(names)), [len(f) for _, f in pairs]), [c for _, f in pairs for c in f]] = True
+    positive[np.repeat(np.arange(len(names)), [len(f) for _, f in pairs]),
+             [c for _, f in pairs for c in f]] = True
     return names, positive
 
 # %% ../../nbs/data/4_published.ipynb #6c3c8c1f
@@ -87,11 +95,13 @@ def read_sarb(
     "Labels in SARB's text format."
     try: labels = np.loadtxt(path, delimiter=',', dtype=int, ndmin=2)
     except ValueError as error:
-        raise ValueError(f'{path}: not lines of 1, -1 and 0 with commas between ({error}); download it again') from error
+        raise ValueError(f'{path}: not lines of 1, -1 and 0 with commas between ({error}); '
+                         f'download it again') from error
     return check_labels(labels)
 
 # %% ../../nbs/data/4_published.ipynb #3e4a8c77
-SINGLE = dict(coco2014={'single': 'splc/coco_train_singlelabel.txt', '40%': 'splc/coco_train_0.4left.txt',
+SINGLE = dict(coco2014={'single': 'splc/coco_train_singlelabel.txt',
+                        '40%': 'splc/coco_train_0.4left.txt',
                         '75%': 'splc/coco_train_0.75left.txt', 'all': 'splc/coco_train_full.txt'},
               voc2012={'single': 'scpnet/voc_train.txt'}, cub200={'single': 'scpnet/cub_train.txt'},
               nuswide={'single': 'splc/nus_train_singlelabel.txt'})
@@ -108,8 +118,10 @@ def match_rows(
     where = {n: k for k, n in enumerate(names)}
     gone = [e for e in ends if e not in where]
     if gone or len(ends) < len(names):
-        raise ValueError(f'{source}: lists {len(names)} images, the data set has {len(ends)}, of which {len(gone)} are not on '
-                         f'it{f" (first: {gone[0]})" if gone else ""}; load the split and the setup that the list is of')
+        raise ValueError(f'{source}: lists {len(names)} images, the data set has {len(ends)}, of '
+                         f'which {len(gone)} are not on '
+                         f'it{f" (first: {gone[0]})" if gone else ""}; load the split and the '
+                         f'setup that the list is of')
     return np.array([where[e] for e in ends])
 
 # %% ../../nbs/data/4_published.ipynb #8af6af3e
@@ -120,7 +132,9 @@ def published(
 )->np.ndarray:       # (N, C) int8: 1 where listed, else 0
     "Observed labels of the SPLC setup, from the published list."
     lists = SINGLE.get(ds.name, {})
-    if which not in lists: raise ValueError(f'{ds.name}: no list {which!r} was published; there are {", ".join(lists) or "none"}')
+    if which not in lists:
+        raise ValueError(f'{ds.name}: no list {which!r} was published; there are '
+                         f'{", ".join(lists) or "none"}')
     path = list_file(lists[which], root)
     names, positive = read_list(path, len(ds.classes))
     return positive[match_rows(names, ds.paths, path)].astype(np.int8)

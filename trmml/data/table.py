@@ -35,7 +35,8 @@ def convert_cells(
     wrong = np.array([c is None for c in codes], bool)
     if wrong.any():
         n, c = divmod(int(wrong[values].argmax()), len(classes))
-        raise ValueError(f'{path}, row {rows[n]}, column {classes[c]!r}: {cells[n][c]!r} is no label; '
+        raise ValueError(f'{path}, row {rows[n]}, column {classes[c]!r}: {cells[n][c]!r} is no '
+                         f'label; '
                          'write 1 (it is there), 0 (it is not) or leave the cell blank (not known)')
     return np.array(codes, np.int8)[values].reshape(len(rows), len(classes))
 
@@ -50,7 +51,8 @@ def _text(
     try: return raw.decode(code)
     except UnicodeDecodeError as error:
         line = raw[:error.start].count(b'\n') + 1
-        raise ValueError(f'{path}, row {line}: is not UTF-8 text (byte {raw[error.start]:#x}); save it as "CSV UTF-8"') from error
+        raise ValueError(f'{path}, row {line}: is not UTF-8 text (byte {raw[error.start]:#x}); '
+                         f'save it as "CSV UTF-8"') from error
 
 # %% ../../nbs/data/2_label_tables.ipynb #8acf9b07
 def separator(
@@ -68,16 +70,22 @@ def read_csv(
     "The cells of a CSV file; blank rows are left out."
     text = _text(path)
     if '\0' in text: raise ValueError(f'{path}: holds zero bytes; save it as "CSV UTF-8"')
-    reader, table, numbers = csv.reader(io.StringIO(text, newline=''), delimiter=separator(text), strict=True), [], []
+    reader = csv.reader(io.StringIO(text, newline=''), delimiter=separator(text), strict=True)
+    table = []
+    numbers = []
     try:
         for cells in reader:
-            if any(c.strip() for c in cells): table.append(cells); numbers.append(reader.line_num)
+            if any(c.strip() for c in cells):
+                table.append(cells)
+                numbers.append(reader.line_num)
     except csv.Error as error:
-        raise ValueError(f'{path}, row {reader.line_num}: {error}; a quote is opened and not closed, or stands inside a cell') from error
+        raise ValueError(f'{path}, row {reader.line_num}: {error}; a quote is opened and not '
+                         f'closed, or stands inside a cell') from error
     header = [h.strip() for h in table[0]] if table else []
     for cells, row in zip(table, numbers):
         if len(cells) != len(header):
-            raise ValueError(f'{path}, row {row}: {len(cells)} cells, the header has {len(header)}; the separator is '
+            raise ValueError(f'{path}, row {row}: {len(cells)} cells, the header has '
+                             f'{len(header)}; the separator is '
                              f'{separator(text)!r}; put text that holds it in quotes')
     return header, table[1:], numbers[1:]
 
@@ -88,7 +96,8 @@ def split_list(
 )->list:             # of names
     "The names in a cell."
     if isinstance(cell, str) and cell.strip()[:1] == '[': cell = ast.literal_eval(cell.strip())
-    if isinstance(cell, str): cell = cell.split(separator) if separator else re.split(r'[;|,]', cell)
+    if isinstance(cell, str):
+        cell = cell.split(separator) if separator else re.split(r'[;|,]', cell)
     names = [] if cell is None or isinstance(cell, float) else [str(n).strip() for n in cell]
     return [n for n in names if n]
 
@@ -102,9 +111,12 @@ def convert_lists(
     found = []
     for cell, row in zip(cells, rows):
         try: found.append(split_list(cell, separator))
-        except (ValueError, SyntaxError) as error: raise ValueError(f'{path}, row {row}: {cell!r} is no list of names; write names with ; between') from error
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(f'{path}, row {row}: {cell!r} is no list of names; write names with ; '
+                             f'between') from error
     classes = sorted(set(n for names in found for n in names))
-    at, labels = {c: k for k, c in enumerate(classes)}, np.full((len(found), len(classes)), dict(unknown=0, negative=-1)[unlisted], np.int8)
+    at = {c: k for k, c in enumerate(classes)}
+    labels = np.full((len(found), len(classes)), dict(unknown=0, negative=-1)[unlisted], np.int8)
     for n, names in enumerate(found): labels[n, [at[c] for c in names]] = 1
     return classes, labels
 
@@ -116,12 +128,19 @@ def _check_header(
     path,       # for messages
 ):
     "A table needs a photo, at least one class, and different names."
-    if len(header) < 2: raise ValueError(f'{path}: the header is {header}: expected a column for the photo and one for each class, separated by , ; or tab')
+    if len(header) < 2:
+        raise ValueError(f'{path}: the header is {header}: expected a column for the photo and one '
+                         f'for each class, separated by , ; or tab')
     blank = [k + 1 for k, h in enumerate(header) if not h and k]
-    if blank: raise ValueError(f'{path}, row 1: column {blank[0]} has no name; give it one or delete it')
-    if all(h.lower() in CODE for h in header[1:]): raise ValueError(f'{path}, row 1: {", ".join(header[:4])} looks like a photo and its labels; write a header above it')
+    if blank:
+        raise ValueError(f'{path}, row 1: column {blank[0]} has no name; give it one or delete it')
+    if all(h.lower() in CODE for h in header[1:]):
+        raise ValueError(f'{path}, row 1: {", ".join(header[:4])} looks like a photo and its '
+                         f'labels; write a header above it')
     again = [h for k, h in enumerate(header) if h in header[:k]]
-    if again: raise ValueError(f'{path}, row 1: two columns are called {again[0]!r}; rename or delete one')
+    if again:
+        raise ValueError(
+            f'{path}, row 1: two columns are called {again[0]!r}; rename or delete one')
 
 # %% ../../nbs/data/2_label_tables.ipynb #6c7e122d
 def _cells(
@@ -130,11 +149,15 @@ def _cells(
     "The cells of a table, all strings, lists or None."
     if Path(path).suffix.lower() != '.parquet': return read_csv(path)
     try: table = pd.read_parquet(path)
-    except Exception as error: raise ValueError(f'{path}: cannot be read as parquet ({type(error).__name__}: {error}); write it again') from error
+    except Exception as error:
+        raise ValueError(f'{path}: cannot be read as parquet ({type(error).__name__}: {error}); '
+                         f'write it again') from error
     def plain(v):
         if v is None or v is pd.NA or isinstance(v, float) and np.isnan(v): return ''
         return list(v) if isinstance(v, (list, tuple, np.ndarray)) else str(v)
-    return [str(c) for c in table.columns], [[plain(v) for v in row] for row in table.astype(object).itertuples(index=False)], list(range(1, len(table) + 1))
+    return [str(c) for c in table.columns], [[plain(v) for v in row]
+                                             for row in table.astype(object).itertuples(
+                                                 index=False)], list(range(1, len(table) + 1))
 
 # %% ../../nbs/data/2_label_tables.ipynb #08d0c106
 def _holds_lists(
@@ -154,10 +177,14 @@ def _chosen(
 )->np.ndarray:  # (n,) their numbers
     "The rows of a split."
     if at is None:
-        if split not in USUAL: raise ValueError(f"{path}: no column 'split', so there is no split {split!r}; there are {', '.join(USUAL)}, which are all rows each; add the column")
+        if split not in USUAL:
+            raise ValueError(f"{path}: no column 'split', so there is no split {split!r}; there "
+                             f"are {', '.join(USUAL)}, which are all rows each; add the column")
         return np.arange(len(cells))
     chosen = np.array([k for k, r in enumerate(cells) if r[at].strip() == split], int)
-    if not len(chosen): raise ValueError(f"{path}: no row has split {split!r}; there are {', '.join(sorted({r[at].strip() for r in cells}))}")
+    if not len(chosen):
+        raise ValueError(f"{path}: no row has split {split!r}; there are "
+                         f"{', '.join(sorted({r[at].strip() for r in cells}))}")
     return chosen
 
 # %% ../../nbs/data/2_label_tables.ipynb #3a568dbb
@@ -175,13 +202,16 @@ def parse_table(
     keep = [k for k in range(1, len(header)) if k != at]
     if not keep: raise ValueError(f'{path}: no column for a class; add one')
     if lists := _holds_lists(header, keep, cells):
-        classes, labels = convert_lists([r[keep[0]] for r in cells], unlisted, separator, rows, path)
-        if not classes: raise ValueError(f'{path}: no row lists a class in column {header[keep[0]]!r}')
+        classes, labels = convert_lists([r[keep[0]] for r in cells], unlisted, separator, rows,
+                                        path)
+        if not classes:
+            raise ValueError(f'{path}: no row lists a class in column {header[keep[0]]!r}')
     else:
         classes = [header[k] for k in keep]
         labels = convert_cells([[str(r[k]) for k in keep] for r in cells], classes, rows, path)
     chosen = _chosen(cells, at, split, path)
-    return dict(classes=classes, labels=labels[chosen], names=[str(cells[k][0]).strip() for k in chosen], rows=[rows[k] for k in chosen],
+    return dict(classes=classes, labels=labels[chosen],
+                names=[str(cells[k][0]).strip() for k in chosen], rows=[rows[k] for k in chosen],
                 splits=at is not None, lists=lists)
 
 # %% ../../nbs/data/2_label_tables.ipynb #1b61ae29
@@ -203,14 +233,20 @@ def _paths(
 )->list:        # absolute paths
     "Paths of all photos of a table."
     blank = [r for n, r in zip(table['names'], table['rows']) if not n]
-    if blank: raise ValueError(f'{source}, row {blank[0]}: names no photo; write its path in the first column')
+    if blank:
+        raise ValueError(f'{source}, row {blank[0]}: names no photo; write its path in the first '
+                         f'column')
     paths = [find_photo(folder, n) for n in table['names']]
     gone = [(r, n) for r, n, p in zip(table['rows'], table['names'], paths) if p is None]
-    if gone: raise FileNotFoundError(f'{source} lists {len(paths)} images, of which {len(gone)} are not in {folder} (first: row {gone[0][0]}, '
-                                     f'{gone[0][1]}); put them there, mend the path, or name the folder they are in (images= of load)')
+    if gone: raise FileNotFoundError(f'{source} lists {len(paths)} images, of which {len(gone)} '
+                                     f'are not in {folder} (first: row {gone[0][0]}, '
+                                     f'{gone[0][1]}); put them there, mend the path, or name the '
+                                     f'folder they are in (images= of load)')
     first = {}
     for p, r in zip(paths, table['rows']):
-        if p in first: raise ValueError(f'{source}, row {r}: {os.path.basename(p)} stands in row {first[p]} too; keep one row a photo')
+        if p in first:
+            raise ValueError(f'{source}, row {r}: {os.path.basename(p)} stands in row {first[p]} '
+                             f'too; keep one row a photo')
         first[p] = r
     return paths
 
@@ -226,13 +262,18 @@ def read(
     "A table of one's own as `trmml.data.load` wants it."
     _choice('unlisted', unlisted, ('unknown', 'negative'))
     path = Path(path).expanduser()
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such table; it should have a column for the photo and one for each class')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such table; it should have a column for the photo and '
+                                f'one for each class')
     table = parse_table(path, split, unlisted, separator)
-    card = {'source': f'table {path.name}', 'licence': 'not stated: that of your photos', 'row order': 'that of the table',
-            'code': f'what is listed is positive, the rest {unlisted}' if table['lists'] else '1 is positive, 0 negative, blank unknown',
+    card = {'source': f'table {path.name}', 'licence': 'not stated: that of your photos',
+            'row order': 'that of the table',
+            'code': f'what is listed is positive, the rest {unlisted}' if table['lists']
+            else '1 is positive, 0 negative, blank unknown',
             'sha256': {path.name: _sha256(path)}}
     if not table['splits']: card['note'] = 'no column `split`: the same rows for every split'
-    parts = dict(classes=table['classes'], labels=table['labels'], paths=_paths(table, path.parent if images is None else Path(images).expanduser(), path),
+    parts = dict(classes=table['classes'], labels=table['labels'], paths=_paths(table, path.parent
+        if images is None else Path(images).expanduser(), path),
                  boxes=None, sizes=None)
     return parts, card, f'unlisted={unlisted}' if table['lists'] else 'table'
 

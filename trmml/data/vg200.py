@@ -63,9 +63,13 @@ def _matrix(
 )->np.ndarray:  # (N, classes) int8, 1 or -1
     "Labels of listed photos."
     gone = [n for n in names if n not in index]
-    if gone: raise ValueError(f'{path}: {len(gone)} of {len(names)} listed images have no entry (first: {gone[0]}); use list and labels of one source')
+    if gone:
+        raise ValueError(f'{path}: {len(gone)} of {len(names)} listed images have no entry (first: '
+                         f'{gone[0]}); use list and labels of one source')
     wrong = [(n, c) for n in names for c in index[n] if not 0 <= c < most]
-    if wrong: raise ValueError(f'{path}: {wrong[0][0]} has class number {wrong[0][1]}; expected 0 to {most - 1}')
+    if wrong:
+        raise ValueError(f'{path}: {wrong[0][0]} has class number {wrong[0][1]}; expected 0 to '
+                         f'{most - 1}')
     labels = np.full((len(names), classes), -1, np.int8)
     for row, n in enumerate(names): labels[row, [c for c in index[n] if c < classes]] = 1
     return labels
@@ -97,7 +101,9 @@ def photo_names(
 )->set:             # of str
     "The names of what is in a photo."
     if kind == 'first': found = {normal_name(o.names[0]) for o in photo.objects if o.names}
-    else: found = {o.synsets[0].partition('.')[0].replace('_', ' ') for o in photo.objects if o.synsets}
+    else:
+        found = {o.synsets[0].partition('.')[0].replace('_', ' ') for o in photo.objects
+                 if o.synsets}
     return found - {''}
 
 # %% ../../nbs/data/7_vg200.ipynb #518b5abb
@@ -113,9 +119,12 @@ def derive(
     chosen = sorted(counts, key=lambda n: (-counts[n], n))[:classes]
     number = {n: k for k, n in enumerate(chosen)}
     index = {i: sorted(number[n] for n in found if n in number) for i, found in names.items()}
-    ids = sorted((i for i in index if index[i]), key=lambda i: (hashlib.sha1(b'vg200:%d' % i).hexdigest(), i))
-    lists = dict(train=sorted(ids[tests:]), test=sorted(ids[:tests]))   # written in this order: tests last
-    return chosen, {s: [f'{i}.jpg' for i in l] for s, l in lists.items()}, {f'{i}.jpg': index[i] for i in ids}
+    ids = sorted((i for i in index if index[i]),
+                 key=lambda i: (hashlib.sha1(b'vg200:%d' % i).hexdigest(), i))
+    # written in this order: tests last
+    lists = dict(train=sorted(ids[tests:]), test=sorted(ids[:tests]))
+    return chosen, {s: [f'{i}.jpg' for i in l] for s, l in lists.items()}, {f'{i}.jpg': index[i]
+        for i in ids}
 
 # %% ../../nbs/data/7_vg200.ipynb #e68acd5e
 def write_derived(
@@ -124,15 +133,23 @@ def write_derived(
 )->Path:            # vg/derived
     "Make the files of the derived VG-200, beside each other and complete or not at all."
     source, out = root/'vg'/'objects.json', root/'vg'/'derived'
-    if not source.is_file(): raise _missing('vg200', source, 'objects.json.zip, or the lists of another source,')
-    chosen, lists, index = derive(_decode(source, list[_Photo], "Visual Genome's list of photos with objects"), **settings)
-    meta = dict(rule=1, objects_sha256=_sha256(source), images={s: len(l) for s, l in lists.items()}, settings=settings)
-    files = {'vg200_names.txt': '\n'.join(chosen), INDEX['sarb']: json.dumps(index), 'vg200_meta.json': json.dumps(meta)}
+    if not source.is_file():
+        raise _missing('vg200', source, 'objects.json.zip, or the lists of another source,')
+    chosen, lists, index = derive(_decode(source, list[_Photo],
+                                          "Visual Genome's list of photos with objects"),
+                                          **settings)
+    meta = dict(rule=1, objects_sha256=_sha256(source),
+                images={s: len(l) for s, l in lists.items()}, settings=settings)
+    files = {'vg200_names.txt': '\n'.join(chosen), INDEX['sarb']: json.dumps(index),
+             'vg200_meta.json': json.dumps(meta)}
     files |= {f'{s}_list.txt': '\n'.join(l) for s, l in lists.items()}
-    tmp = out.with_name(f'derived.{os.getpid()}.tmp'); tmp.mkdir(parents=True, exist_ok=True)
+    tmp = out.with_name(f'derived.{os.getpid()}.tmp')
+    tmp.mkdir(parents=True, exist_ok=True)
     for name, text in files.items(): (tmp/name).write_text(text + '\n')
     out.mkdir(exist_ok=True)
-    for name in files: os.replace(tmp/name, out/name)     # the last, without which nothing is read, is the list of tests
+    for name in files:
+        # the last, without which nothing is read, is the list of tests
+        os.replace(tmp/name, out/name)
     tmp.rmdir()
     return out
 
@@ -160,8 +177,11 @@ def pair_names(
     size = Counter(n for names in found for n in names)
     names, scores = [''] * len(fit), np.zeros(len(fit))
     free, order = set(range(len(words))), np.argwhere(fit > .05)
-    for c, w in sorted(order.tolist(), key=lambda p: (-fit[p[0], p[1]], -size[words[p[1]]], words[p[1]])):
-        if not names[c] and w in free: names[c], scores[c] = words[w], fit[c, w]; free.remove(w)
+    for c, w in sorted(order.tolist(), key=lambda p: (-fit[p[0], p[1]], -size[words[p[1]]],
+                                                      words[p[1]])):
+        if not names[c] and w in free:
+            names[c], scores[c] = words[w], fit[c, w]
+            free.remove(w)
     return names, scores
 
 # %% ../../nbs/data/7_vg200.ipynb #cbf49111
@@ -173,7 +193,8 @@ def recover_names(
 )->Path:            # of vg200_names.txt: a name and its overlap per line
     "Find the names of the classes of published labels, and write them down."
     _, names, labels, _ = _published(root, 'train', source)
-    objects = {f'{p.image_id}.jpg': p for p in _decode(root/'vg'/'objects.json', list[_Photo], "Visual Genome's list of photos")}
+    objects = {f'{p.image_id}.jpg': p for p in _decode(root/'vg'/'objects.json', list[_Photo],
+                                                       "Visual Genome's list of photos")}
     tries = []
     for kind in ('first', 'synset'):
         sets = [photo_names(objects[n], kind) if n in objects else set() for n in names]
@@ -183,8 +204,10 @@ def recover_names(
     path = root/'vg'/'vg200_names.txt'
     path.write_text(''.join(f'{w}\t{s:.3f}\n' for w, s in zip(words, scores)))
     bad = np.flatnonzero(scores < least)
-    if len(bad): raise ValueError(f'{path}: {len(bad)} of {len(words)} names overlap less than {least:.0%} with their class (first: class '
-                                  f'{bad[0]}, {words[bad[0]]!r}, {scores[bad[0]]:.2f}); correct them there and delete the numbers')
+    if len(bad): raise ValueError(f'{path}: {len(bad)} of {len(words)} names overlap less than '
+                                  f'{least:.0%} with their class (first: class '
+                                  f'{bad[0]}, {words[bad[0]]!r}, {scores[bad[0]]:.2f}); correct '
+                                  f'them there and delete the numbers')
     return path
 
 # %% ../../nbs/data/7_vg200.ipynb #3befa7a4
@@ -199,12 +222,17 @@ def _published(
         path = _file(root, INDEX[kind])
         if path is None or None in lists: continue
         train, test = map(_list, lists)
-        if both := set(train) & set(test): raise ValueError(f'{lists[1]}: {min(both)} is on the train list too; use lists of one source')
+        if both := set(train) & set(test):
+            raise ValueError(f'{lists[1]}: {min(both)} is on the train list too; use lists of one '
+                             f'source')
         index = _decode(path, dict[str, list[int]], '{"<photo>.jpg": [class numbers]}')
-        if split == 'train' and (absent := np.flatnonzero((_matrix(test, index, path, C, 500 if kind == 'ssgrl' else C) < 0).all(0))).size:
-            raise ValueError(f'{path}: class {absent[0]} is on no test image; use lists and labels of one source')
+        if split == 'train' and (absent := np.flatnonzero((_matrix(test, index, path, C,
+            500 if kind == 'ssgrl' else C) < 0).all(0))).size:
+            raise ValueError(f'{path}: class {absent[0]} is on no test image; use lists and labels '
+                             f'of one source')
         names = dict(train=train, test=test)[split]
-        return kind, names, _matrix(names, index, path, C, 500 if kind == 'ssgrl' else C), [path, *lists]
+        return kind, names, _matrix(names, index, path, C, 500 if kind == 'ssgrl' else C), [path,
+            *lists]
     return None
 
 # %% ../../nbs/data/7_vg200.ipynb #7d8d77be
@@ -213,11 +241,19 @@ def _same_objects(
 ):
     "Refuse derived files that were made from another objects.json than the one that is there."
     source, out = root/'vg'/'objects.json', root/'vg'/'derived'
-    if not (out/'vg200_meta.json').is_file(): raise ValueError(f'{out}: vg200_meta.json, which says what these files are made from, is gone; delete the folder, and it is made anew')
-    made, now = json.loads((out/'vg200_meta.json').read_text())['objects_sha256'], _sha256(source) if source.is_file() else None
-    if now not in (None, made): raise ValueError(f'{out}: made from another {source.name} (sha256 {made[:12]}) than the one that is there ({now[:12]}); delete the folder '
-                                                 f'to make it anew, or put the old {source.name} back: results on the two cannot be compared')
+    if not (out/'vg200_meta.json').is_file():
+        raise ValueError(f'{out}: vg200_meta.json, which says what these files are made from, is '
+                         f'gone; delete the folder, and it is made anew')
+    made = json.loads((out/'vg200_meta.json').read_text())['objects_sha256']
+    now = _sha256(source) if source.is_file() else None
+    if now not in (None,
+                   made): raise ValueError(f'{out}: made from another {source.name} (sha256 '
+                                           f'{made[:12]}) than the one that is there ({now[:12]}); '
+                                           f'delete the folder '
+                                                 f'to make it anew, or put the old {source.name} '
+                                                 f'back: results on the two cannot be compared')
 
+# %% ../../nbs/data/7_vg200.ipynb #d925144d
 def _derived(
     root,       # of the data
     split,      # 'train' or 'test'
@@ -238,11 +274,18 @@ def _class_names(
     n,          # classes
 )->list:        # of str
     "The words of the classes."
-    path = root/'vg'/'derived'/'vg200_names.txt' if source == 'derived' else _file(root, 'vg200_names.txt')
-    if path is None: raise FileNotFoundError(f'{root}/vg/vg200_names.txt is not there: the published files hold no names. With '
-                                             'vg/objects.json in place, trmml.data.vg200.recover_names(root) finds them, or write one name a line')
-    names = [line.split('\t')[0].strip() for line in path.read_text('utf-8-sig').splitlines() if line.strip()]
-    if len(names) != n or len(set(names)) < n: raise ValueError(f'{path}: {len(set(names))} different names for {n} classes; write one a line')
+    path = root/'vg'/'derived'/'vg200_names.txt' if source == 'derived' else _file(root,
+        'vg200_names.txt')
+    if path is None: raise FileNotFoundError(f'{root}/vg/vg200_names.txt is not there: the '
+                                             f'published files hold no names. With '
+                                             'vg/objects.json in place, '
+                                             'trmml.data.vg200.recover_names(root) finds them, or '
+                                             'write one name a line')
+    names = [line.split('\t')[0].strip() for line in path.read_text('utf-8-sig').splitlines()
+             if line.strip()]
+    if len(names) != n or len(set(names)) < n:
+        raise ValueError(f'{path}: {len(set(names))} different names for {n} classes; write one a '
+                         f'line')
     return names
 
 # %% ../../nbs/data/7_vg200.ipynb #2f3cd07c
@@ -253,7 +296,8 @@ def _photos(
 )->list:        # paths
     "Photos lie in VG_100K, in VG_100K_2, or in both."
     second = set(os.listdir(root/'vg'/'VG_100K_2')) if (root/'vg'/'VG_100K_2').is_dir() else set()
-    return _check_on_disk(root/'vg', [f'VG_100K{"_2" if n in second else ""}/{n}' for n in names], source)
+    return _check_on_disk(root/'vg', [f'VG_100K{"_2" if n in second else ""}/{n}' for n in names],
+                          source)
 
 # %% ../../nbs/data/7_vg200.ipynb #1668c46b
 def read(
@@ -263,15 +307,25 @@ def read(
     **_,            # choices that do not concern VG
 ):                  # parts, card, choices
     "VG-200 as `trmml.data.load` wants it."
-    _choice('split', split, ('train', 'test')); _choice('source', source, ('auto', 'sarb', 'ssgrl', 'derived'))
+    _choice('split', split, ('train', 'test'))
+    _choice('source', source, ('auto', 'sarb', 'ssgrl', 'derived'))
     found = None if source == 'derived' else _published(root, split, source)
-    if found is None and source in INDEX: raise _missing('vg200', root/'vg'/INDEX[source], 'it and the two lists')
+    if found is None and source in INDEX:
+        raise _missing('vg200', root/'vg'/INDEX[source], 'it and the two lists')
     kind, names, labels, files = found or _derived(root, split)
     counts = (labels == 1).sum(0)
-    card = {'source': f'Visual Genome, VG-200 {kind}', 'licence': 'annotations CC BY 4.0, photos under the terms of Flickr; the lists carry none',
-            'row order': 'that of the list', 'published images': None if kind == 'derived' else PUBLISHED[split],
-            'counts fall with the class number': bool((np.diff(counts) <= 0).all()), 'sha256': {f.name: _sha256(f) for f in files}}
-    if kind == 'derived': card['note'] = 'derived by our rule: not the published VG-200, comparable with itself alone'
-    if kind == 'ssgrl': card['note'] = "SSGRL's labels" + ('' if git_blob(files[0]) == BLOB else ', not the file of its repository')
-    parts = dict(classes=_class_names(root, kind, labels.shape[1]), labels=labels, paths=_photos(root, names, files[-1]), boxes=None, sizes=None)
+    card = {'source': f'Visual Genome, VG-200 {kind}',
+            'licence': 'annotations CC BY 4.0, photos under the terms of Flickr; the lists carry '
+                       'none',
+            'row order': 'that of the list', 'published images': None if kind == 'derived'
+            else PUBLISHED[split],
+            'counts fall with the class number': bool((np.diff(counts) <= 0).all()),
+            'sha256': {f.name: _sha256(f) for f in files}}
+    if kind == 'derived':
+        card['note'] = 'derived by our rule: not the published VG-200, comparable with itself alone'
+    if kind == 'ssgrl':
+        card['note'] = "SSGRL's labels" + ('' if git_blob(files[0]) == BLOB
+                                           else ', not the file of its repository')
+    parts = dict(classes=_class_names(root, kind, labels.shape[1]), labels=labels,
+                 paths=_photos(root, names, files[-1]), boxes=None, sizes=None)
     return parts, card, f'vg200-{kind}'

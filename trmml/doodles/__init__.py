@@ -26,7 +26,8 @@ from tqdm import tqdm
 from .shapes import COLOURS, KINDS, place as fit
 
 # %% ../../nbs/doodles/5_scenes.ipynb #68273d5a
-VOC_KINDS = ('aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person '
+VOC_KINDS = ('aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse '
+             'motorbike person '
              'pottedplant sheep sofa train tvmonitor').split()
 ALL_KINDS = [k.replace('+', ' ') for k in (
     'tree house ball fish flower mushroom cactus umbrella kite balloon star moon sun '
@@ -51,47 +52,63 @@ class Place:
 
 # %% ../../nbs/doodles/5_scenes.ipynb #21056cea
 PLACES = dict(
-    field=Place('in a field', (165, 205, 240), (110, 165, 80), 'speckle', 'cow horse sheep dog bird person aeroplane',
+    field=Place('in a field', (165, 205, 240), (110, 165, 80), 'speckle',
+                'cow horse sheep dog bird person aeroplane',
                 'tree house flower sun cloud fence windmill butterfly rabbit kite tent'),
-    street=Place('on a street', (190, 205, 220), (125, 125, 130), 'stripes', 'car bus bicycle motorbike person dog',
+    street=Place('on a street', (190, 205, 220), (125, 125, 130), 'stripes',
+                 'car bus bicycle motorbike person dog',
                  'house tree traffic+light lamp tower bag balloon cloud'),
     sea=Place('at sea', (150, 200, 235), (50, 110, 170), 'waves', 'boat bird person aeroplane',
               'fish sun cloud bridge turtle tower'),
-    beach=Place('on a beach', (140, 205, 240), (225, 205, 150), 'speckle', 'person dog boat bird chair bottle bicycle',
+    beach=Place('on a beach', (140, 205, 240), (225, 205, 150), 'speckle',
+                'person dog boat bird chair bottle bicycle',
                 'ball umbrella sun hat shoe turtle snail kite'),
     lounge=Place('in a living room', (225, 210, 180), (160, 115, 75), 'planks',
-                 'sofa tvmonitor chair cat dog pottedplant person bottle', 'lamp clock book guitar ball drum'))
+                 'sofa tvmonitor chair cat dog pottedplant person bottle',
+                 'lamp clock book guitar ball drum'))
 
 # %% ../../nbs/doodles/5_scenes.ipynb #fe41916e
 PLACES |= dict(
     kitchen=Place('in a kitchen', (240, 235, 220), (190, 175, 160), 'tiles',
-                  'diningtable chair bottle person pottedplant cat', 'apple banana cake cup egg clock lamp mushroom'),
+                  'diningtable chair bottle person pottedplant cat',
+                  'apple banana cake cup egg clock lamp mushroom'),
     office=Place('in an office', (205, 215, 220), (110, 120, 140), 'speckle',
                  'tvmonitor chair person bottle pottedplant', 'book clock lamp bag key cup hat'),
-    station=Place('at a station', (185, 190, 200), (150, 140, 130), 'speckle', 'train person bicycle bus',
+    station=Place('at a station', (185, 190, 200), (150, 140, 130), 'speckle',
+                  'train person bicycle bus',
                   'clock bag bridge fence lamp traffic+light'),
-    airport=Place('at an airport', (160, 200, 240), (165, 165, 165), 'tiles', 'aeroplane bus car person train',
+    airport=Place('at an airport', (160, 200, 240), (165, 165, 165), 'tiles',
+                  'aeroplane bus car person train',
                   'cloud tower rocket bag balloon'),
-    farm=Place('on a farm', (175, 210, 235), (165, 145, 90), 'stripes', 'sheep cow horse dog person cat bird',
+    farm=Place('on a farm', (175, 210, 235), (165, 145, 90), 'stripes',
+               'sheep cow horse dog person cat bird',
                'fence house windmill tree egg ladder'))
 
 # %% ../../nbs/doodles/5_scenes.ipynb #75ac98f5
 PLACES |= dict(
-    snow=Place('in the snow', (200, 215, 235), (240, 243, 248), 'speckle', 'person dog bird train horse',
+    snow=Place('in the snow', (200, 215, 235), (240, 243, 248), 'speckle',
+               'person dog bird train horse',
                'snowman tree house star moon'),
     garden=Place('in a garden', (185, 215, 230), (90, 150, 70), 'speckle',
-                 'cat bird pottedplant chair person dog bicycle', 'flower butterfly mushroom snail apple fence rabbit'),
-    desert=Place('in the desert', (245, 215, 160), (220, 165, 95), 'waves', 'person car motorbike horse aeroplane bus',
+                 'cat bird pottedplant chair person dog bicycle',
+                 'flower butterfly mushroom snail apple fence rabbit'),
+    desert=Place('in the desert', (245, 215, 160), (220, 165, 95), 'waves',
+                 'person car motorbike horse aeroplane bus',
                  'cactus rock sun tent'),
-    night=Place('at night', (35, 40, 75), (55, 55, 65), 'stripes', 'car bus person cat motorbike train',
+    night=Place('at night', (35, 40, 75), (55, 55, 65), 'stripes',
+                'car bus person cat motorbike train',
                 'moon star tower lamp house'),
-    plain=Place('on a plain background', (215, 215, 210), (210, 210, 205), 'speckle', ' '.join(VOC_KINDS),
+    plain=Place('on a plain background', (215, 215, 210), (210, 210, 205), 'speckle',
+                ' '.join(VOC_KINDS),
                 'key elephant giraffe rocket guitar drum banana shoe'))
 
 # %% ../../nbs/doodles/5_scenes.ipynb #f903108a
-COMPANIONS = dict(bicycle='person', motorbike='person', horse='person', dog='person', boat='person', train='person',
-                  car='car person', bus='car', sheep='sheep dog', cow='cow', chair='diningtable', bottle='diningtable',
-                  diningtable='chair bottle', sofa='tvmonitor cat', tvmonitor='sofa chair', cat='sofa',
+COMPANIONS = dict(bicycle='person', motorbike='person', horse='person', dog='person', boat='person',
+                  train='person',
+                  car='car person', bus='car', sheep='sheep dog', cow='cow', chair='diningtable',
+                  bottle='diningtable',
+                  diningtable='chair bottle', sofa='tvmonitor cat', tvmonitor='sofa chair',
+                  cat='sofa',
                   pottedplant='chair')
 
 # %% ../../nbs/doodles/5_scenes.ipynb #981c3b1b
@@ -138,11 +155,13 @@ def put(
     low, high = (.08, max(horizon, .25)) if kind in SKY_KINDS else (max(horizon, .15), .97)
     x, base = rng.uniform(.1, .9), rng.uniform(low, high)
     if near is not None:
-        size, x = near.size*rng.uniform(.7, 1.3), near.x + rng.choice([-1, 1])*near.size*rng.uniform(.3, .8)
+        size = near.size*rng.uniform(.7, 1.3)
+        x = near.x + rng.choice([-1, 1])*near.size*rng.uniform(.3, .8)
         base = near.y + near.size*.4 + rng.uniform(-.04, .04)
     size = float(np.clip(size, *sizes))
     turn = rng.normal(0, .1) if rng.rand() < .85 else rng.uniform(-.7, .7)
-    return Thing(kind, pick(rng, KINDS[kind][1]), float(np.clip(x, .05, .95)), float(np.clip(base - .4*size, .06, .94)),
+    return Thing(kind, pick(rng, KINDS[kind][1]), float(np.clip(x, .05, .95)),
+                 float(np.clip(base - .4*size, .06, .94)),
                  size, float(turn), bool(rng.randint(2)), int(rng.randint(2**31 - 1)))
 
 # %% ../../nbs/doodles/5_scenes.ipynb #3d9c33a3
@@ -157,7 +176,8 @@ def targets(
     things = []
     while len(things) < n:
         near = things[-1] if things and rng.rand() < .5 and things[-1].kind in COMPANIONS else None
-        kinds = COMPANIONS[near.kind] if near else PLACES[place].likely if rng.rand() < .55 else VOC_KINDS
+        kinds = COMPANIONS[near.kind] if near else PLACES[
+            place].likely if rng.rand() < .55 else VOC_KINDS
         things.append(put(rng, pick(rng, kinds), horizon, near, sizes))
     return things
 
@@ -177,7 +197,8 @@ def compose(
     things = targets(rng, place, horizon, n, sizes) if not even or rng.rand() < .5 else []
     others = ALL_KINDS if even else OTHER_KINDS
     for _ in range(n if not things else rng.randint(most + 1)):
-        things.append(put(rng, pick(rng, PLACES[place].also if rng.rand() < .5 else others), horizon, sizes=small))
+        things.append(put(rng, pick(rng, PLACES[place].also if rng.rand() < .5 else others),
+                          horizon, sizes=small))
     things.sort(key=lambda t: (t.kind not in SKY_KINDS, t.y + .4*t.size))
     return Scene(place, float(horizon), tuple(things), float(rng.uniform(.75, 1.1)), seed)
 
@@ -220,8 +241,10 @@ def background(
     top, ground = np.array(place.top) + tint[0], np.array(place.ground) + tint[1]
     line = scene.horizon*size + noise(rng, size, 6, .04*size)[:1]
     below = np.arange(size)[:, None] > line
-    fade = (np.linspace(-18, 18, size)[:, None]*np.ones(size)).astype(np.int16) + noise(rng, size, 5, 14)
-    img = np.where(below[..., None], ground + texture(rng, place.texture, size)[..., None], top + fade[..., None])
+    fade = (np.linspace(-18, 18, size)[:, None]*np.ones(size)).astype(np.int16) + noise(rng, size,
+        5, 14)
+    img = np.where(below[..., None], ground + texture(rng, place.texture, size)[..., None],
+                   top + fade[..., None])
     return Image.fromarray(img.clip(0, 255).astype(np.uint8))
 
 # %% ../../nbs/doodles/5_scenes.ipynb #0f3cce01
@@ -242,7 +265,8 @@ def draw(
 ):             # picture (PIL RGB), ids (size, size) uint8 (0: background), share of each thing seen
     "Paint a scene and keep account of what can be seen."
     img = background(scene, size).resize((size*sharp, size*sharp), Image.BILINEAR)
-    ids = Image.new('L', (size, size)); pen, marker = ImageDraw.Draw(img), ImageDraw.Draw(ids)
+    ids = Image.new('L', (size, size))
+    pen, marker = ImageDraw.Draw(img), ImageDraw.Draw(ids)
     full, pixel = [], lambda p: np.rint(p).astype(int).ravel().tolist()
     for i, thing in enumerate(scene.things, 1):
         for p, c in outline(thing):
@@ -262,15 +286,20 @@ def recognisable(
     pixels=40,  # smallest area in a picture of 256 x 256; scaled to other sizes
 ):              # list of (class index, (size, size) bool mask)
     "The things of the 20 classes of which enough can be seen."
-    masks = [(t.kind, v, ids == i) for i, (t, v) in enumerate(zip(scene.things, visible), 1) if t.kind in VOC_KINDS]
-    return [(VOC_KINDS.index(k), m) for k, v, m in masks if v >= least and m.sum() >= pixels*(len(ids)/256)**2]
+    masks = [(t.kind, v, ids == i) for i, (t, v) in enumerate(zip(scene.things, visible), 1)
+             if t.kind in VOC_KINDS]
+    return [(VOC_KINDS.index(k), m) for k, v, m in masks if v >= least
+            and m.sum() >= pixels*(len(ids)/256)**2]
 
 # %% ../../nbs/doodles/5_scenes.ipynb #f8b5f804
-NAMES = dict(aeroplane='aeroplane', diningtable='dining table', pottedplant='potted plant', tvmonitor='tv monitor')
+NAMES = dict(aeroplane='aeroplane', diningtable='dining table', pottedplant='potted plant',
+             tvmonitor='tv monitor')
 PLURALS = dict(person='people', sheep='sheep', fish='fish', bus='buses', bench='benches')
 NUMBERS = {2: 'two', 3: 'three', 4: 'four'}
-TEMPLATES = ['a photo of {}', 'a picture of {}', 'a photo of {} {place}', '{} {place}', '{}', 'there is {} {place}',
-             'a drawing of {}', 'this is {}', 'we see {} {place}', 'a good photo of {}', '{place} there is {}',
+TEMPLATES = ['a photo of {}', 'a picture of {}', 'a photo of {} {place}', '{} {place}', '{}',
+             'there is {} {place}',
+             'a drawing of {}', 'this is {}', 'we see {} {place}', 'a good photo of {}',
+             '{place} there is {}',
              'a small picture of {} {place}']
 
 def name(
@@ -321,7 +350,8 @@ def caption(
 
 # %% ../../nbs/doodles/5_scenes.ipynb #5189fa26
 VERSION = 1   # of the drawings: raised whenever a pixel, a mask or a caption would change
-FIRST = dict(train=1_000_000, test=2_000_000)   # seed of picture 0; pre-training has 10,000,000 and more
+# seed of picture 0; pre-training has 10,000,000 and more
+FIRST = dict(train=1_000_000, test=2_000_000)
 CATEGORIES = [dict(id=i, name=k, supercategory='thing') for i, k in enumerate(VOC_KINDS, 1)]
 
 def annotation(
@@ -330,7 +360,8 @@ def annotation(
 ):          # dict, without ids
     "One thing as COCO writes it: category, box, area and mask in run-length encoding."
     rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return dict(category_id=label + 1, bbox=coco_mask.toBbox(rle).tolist(), area=int(mask.sum()), iscrowd=0,
+    return dict(category_id=label + 1, bbox=coco_mask.toBbox(rle).tolist(), area=int(mask.sum()),
+                iscrowd=0,
                 segmentation=dict(size=list(mask.shape), counts=rle['counts'].decode()))
 
 # %% ../../nbs/doodles/5_scenes.ipynb #6fdcc58d
@@ -376,7 +407,8 @@ def coco_files(
     info,     # settings
 ):            # (instances, captions): two dicts in COCO's formats
     "Put together what COCO keeps in `instances_*.json` and `captions_*.json`."
-    images = [dict(id=i, file_name=f'{i:06d}.png', width=size, height=size) for i in range(len(records))]
+    images = [dict(id=i, file_name=f'{i:06d}.png', width=size, height=size)
+              for i in range(len(records))]
     number = lambda rows: [dict(id=j, **r) for j, r in enumerate(rows, 1)]
     things = number(dict(a, image_id=i) for i, r in enumerate(records) for a in r['things'])
     said = number(dict(caption=c, image_id=i) for i, r in enumerate(records) for c in r['captions'])
@@ -396,12 +428,15 @@ def draw_all(
     n, size, first = info['n'], info['size'], info['first_seed']
     parts = folder/f'.{split}-{n}-{size}-{first}-{info["version"]}'
     for p in (parts, folder/split, folder/'annotations'): p.mkdir(parents=True, exist_ok=True)
-    jobs = [delayed(draw_part)(parts/f'{i:06d}.json', folder/split, range(i, min(i + each, n)), first, size)
+    jobs = [delayed(draw_part)(parts/f'{i:06d}.json', folder/split, range(i, min(i + each, n)),
+                               first, size)
             for i in range(0, n, each)]
     workers = min(os.cpu_count() if n_jobs < 0 else n_jobs, os.cpu_count(), len(jobs))
     records = []
     with tqdm(total=n, desc=f'drawing {split}', unit=' pictures', disable=not progress) as bar:
-        for part in Parallel(workers, return_as='generator')(jobs): records += part; bar.update(len(part))
+        for part in Parallel(workers, return_as='generator')(jobs):
+            records += part
+            bar.update(len(part))
     return parts, records
 
 # %% ../../nbs/doodles/5_scenes.ipynb #7d0b56fa
@@ -415,18 +450,21 @@ def write(
     progress=False,  # show a bar
 ):                   # Path of the folder
     "Draw a split into a folder in COCO format, unless it is there; the annotation file comes last."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     done = folder/'annotations'/f'instances_{split}.json'
     info = dict(description='trmml doodles', version=VERSION, n=n, size=size, first_seed=first_seed)
     with FileLock(folder/f'.{split}.lock'):
         there = json.loads(done.read_text())['info'] if done.exists() else None
         if there not in (None, info):
-            raise ValueError(f'{folder} holds another {split} ({there}), asked for {info}: choose another folder')
+            raise ValueError(f'{folder} holds another {split} ({there}), asked for {info}: choose '
+                             f'another folder')
         if there and len(list((folder/split).glob('*.png'))) == n: return folder
         parts, records = draw_all(folder, split, info, n_jobs, progress)
         instances, captions = coco_files(records, size, info)
         save_json(folder/'annotations'/f'captions_{split}.json', captions)
-        save_json(done, instances); shutil.rmtree(parts)
+        save_json(done, instances)
+        shutil.rmtree(parts)
     return folder
 
 # %% ../../nbs/doodles/5_scenes.ipynb #f61f29d3
@@ -437,7 +475,8 @@ def seed_of(
 ):           # seed of the split's picture 0
     "Where a split's seeds begin: ranges never meet each other, nor those of pre-training."
     if split not in FIRST: raise ValueError(f"split {split!r}: the doodles have 'train' and 'test'")
-    if not 0 <= seed <= 42: raise ValueError(f'seed {seed}: choose 0 to 42, scene seeds end at 2**32')
+    if not 0 <= seed <= 42:
+        raise ValueError(f'seed {seed}: choose 0 to 42, scene seeds end at 2**32')
     if not 1 <= n <= 1_000_000: raise ValueError(f'{n} pictures in {split}: choose 1 to 1,000,000')
     return 100_000_000*seed + FIRST[split]
 
@@ -457,5 +496,6 @@ def ensure(
     first = seed_of(split, n, seed)
     settings = dict(train=train, test=test, size=size, seed=seed, version=VERSION)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    root = Path(os.environ.get('TRMML_DATA', '~/.cache/trmml/data') if root is None else root).expanduser()
+    root = Path(os.environ.get('TRMML_DATA', '~/.cache/trmml/data') if root is None
+                else root).expanduser()
     return write(root/f'doodles-{key}', split, n, first, size, n_jobs, progress)

@@ -14,7 +14,8 @@ __all__ = ['INK', 'PALE', 'TIMBER', 'GREY', 'PINKISH', 'round_eye', 'tree', 'hou
 
 # %% ../../nbs/doodles/4_distractors.ipynb #97c45113
 import numpy as np
-from .shapes import (COLOURS, arc, both, box, burst, chain, ellipse, hue, kind, limb, paint, poly, ring, shade,
+from .shapes import (COLOURS, arc, both, box, burst, chain, ellipse, hue, kind, limb,
+                                  paint, poly, ring, shade,
                           smooth)
 
 # %% ../../nbs/doodles/4_distractors.ipynb #749aea84
@@ -35,21 +36,31 @@ def tree(rng, c):
     out = [(limb(0, .5, 0, -.1, rng.uniform(.1, .16), .07), TIMBER)]
     if v == 0:
         tiers = (1, .3), (.8, .08), (.58, -.14)
-        return out + [(poly((-w*k, y), (w*k, y), (0, y-.4)), (c, d)[i % 2]) for i, (k, y) in enumerate(tiers)]
-    if v == 1: return out + [(ellipse(0, -.15, w, .34), c), (ellipse(w*.25, -.22, w*.5, .18), shade(c, 1.3))]
-    lumps = (-.2, -.03, .2, d), (.2, -.05, .2, d), (-.12, -.24, .2, c), (.14, -.25, .19, c), (0, -.1, .2, c)
-    return out + paint([limb(0, .2, s*.16, 0, .05) for s in (-1, 1)], TIMBER) + [(ellipse(*p), k) for *p, k in lumps]
+        return out + [(poly((-w*k, y), (w*k, y), (0, y-.4)), (c, d)[i % 2]) for i,
+                      (k, y) in enumerate(tiers)]
+    if v == 1:
+        return out + [(ellipse(0, -.15, w, .34), c), (ellipse(w*.25, -.22, w*.5, .18),
+                                                      shade(c, 1.3))]
+    lumps = (-.2, -.03, .2, d), (.2, -.05, .2, d), (-.12, -.24, .2, c), (.14, -.25, .19, c), (0,
+        -.1, .2, c)
+    return out + paint([limb(0, .2, s*.16, 0, .05) for s in (-1, 1)], TIMBER) + [(ellipse(*p), k)
+        for *p, k in lumps]
 
 # %% ../../nbs/doodles/4_distractors.ipynb #873c52ca
 @kind('house', 'white tan red yellow')
 def house(rng, c):
     "Gabled or hipped roof, door, windows and chimney."
-    w, top, roof, g = rng.uniform(.3, .46), rng.uniform(-.12, .05), hue(rng, 'red brown grey'), rng.choice([.08, .7])
+    w = rng.uniform(.3, .46)
+    top = rng.uniform(-.12, .05)
+    roof = hue(rng, 'red brown grey')
+    g = rng.choice([.08, .7])
     out = [(box(w*.4, -.42, w*.62, top), shade(roof, .7)), (box(-w, top, w, .42), c)]
     out += [(poly((-w-.05, top), (-w*g, -.4), (w*g, -.4), (w+.05, top)), roof)]
-    out += [(box(-.075, .14, .075, .42), hue(rng, 'brown blue green')), (ellipse(.045, .29, .014, n=8), PALE)]
+    out += [(box(-.075, .14, .075, .42), hue(rng, 'brown blue green')),
+            (ellipse(.045, .29, .014, n=8), PALE)]
     for x in (-w*.62, w*.62):
-        out += [(box(x-.085, .09, x+.085, .26), PALE), (box(x-.065, .11, x+.065, .24), (110, 165, 200)),
+        out += [(box(x-.085, .09, x+.085, .26), PALE), (box(x-.065, .11, x+.065, .24),
+                                                        (110, 165, 200)),
                 (box(x-.008, .11, x+.008, .24), PALE)]
     return out
 
@@ -61,12 +72,16 @@ def ball(rng, c):
     if v == 0:
         slices = [np.concatenate([arc(0, 0, .45, .45, a, a+60, 8), [(-.08, -.1)]])
                   for a in np.arange(0, 360, 60) + 60*t]
-        return [(p, (c, k)[i % 2]) for i, p in enumerate(slices)] + [(ellipse(-.08, -.1, .06), PALE)]
+        return [(p, (c, k)[i % 2]) for i, p in enumerate(slices)] + [(ellipse(-.08, -.1, .06),
+            PALE)]
     if v == 1:
         rays = [(np.cos(a), np.sin(a)) for a in np.arange(5)*1.2566 + 1.57*t]
-        patches = [p for x, y in rays for p in (limb(0, 0, .36*x, .36*y, .015), ellipse(.36*x, .36*y, .07, n=5))]
-        return [(ellipse(0, 0, .45, n=24), PALE)] + paint([burst(0, 0, .15, .121, 5, t), *patches], INK)
-    seams = [q for x, a in ((-.5, -55), (.5, 125)) for q in chain(arc(x, 0, .3, .38, a, a+110, 7), .025)]
+        patches = [p for x, y in rays for p in (limb(0, 0, .36*x, .36*y, .015),
+                                                ellipse(.36*x, .36*y, .07, n=5))]
+        return [(ellipse(0, 0, .45, n=24), PALE)] + paint([burst(0, 0, .15, .121, 5, t), *patches],
+                                                          INK)
+    seams = [q for x, a in ((-.5, -55), (.5, 125)) for q in chain(arc(x, 0, .3, .38, a, a+110, 7),
+        .025)]
     cross = [box(-.45, -.012, .45, .012), box(-.012, -.45, .012, .45)]
     return [(ellipse(0, 0, .45, n=24), c)] + paint(seams + cross, INK)
 
@@ -75,10 +90,13 @@ def ball(rng, c):
 def fish(rng, c):
     "Oval body with tail and fins; plain or striped, slim or tall."
     h, v, f = rng.uniform(.14, .27), rng.randint(3), hue(rng, 'yellow red blue orange')
-    fins = [poly((.2, 0), (.48, -h-.02), (.4, 0), (.48, h+.02)), poly((-.12, -h*.8), (.02, -h-.13), (.2, -h*.5)),
+    fins = [poly((.2, 0), (.48, -h-.02), (.4, 0), (.48, h+.02)), poly((-.12, -h*.8), (.02, -h-.13),
+        (.2, -h*.5)),
             poly((-.05, h*.8), (.1, h+.1), (.14, h*.6))]
-    body = smooth(poly((-.5, 0), (-.25, -h*1.3), (.12, -h*1.1), (.34, 0), (.12, h*1.1), (-.25, h*1.3)))
-    stripe = lambda x: poly((x-.03, -h*.78), (x+.03, -h*.78), (x+.06, 0), (x+.03, h*.78), (x-.03, h*.78), (x+.01, 0))
+    body = smooth(poly((-.5, 0), (-.25, -h*1.3), (.12, -h*1.1), (.34, 0), (.12, h*1.1),
+                       (-.25, h*1.3)))
+    stripe = lambda x: poly((x-.03, -h*.78), (x+.03, -h*.78), (x+.06, 0), (x+.03, h*.78),
+                            (x-.03, h*.78), (x+.01, 0))
     stripes = paint([smooth(stripe(x), 1) for x in (-.14, .02)[:v]], PALE)
     return (paint(fins, f) + [(body, c)] + stripes + [(poly((-.12, .03), (.06, 0), (.04, .1)), f)]
             + round_eye(-.32, -h*.2, .025))
@@ -89,31 +107,40 @@ def flower(rng, c):
     "Petals around a disc, or a tulip; stem and leaves."
     v, n, y = rng.randint(3), rng.randint(5, 10), -.22
     out = paint(chain([(0, .5), (rng.uniform(-.05, .05), .2), (0, y)], .04), (60, 135, 60))
-    out += paint([ellipse(s*.11, .3, .13, .045, -s*.6) for s in ((-1, 1), (1,))[rng.randint(2)]], (75, 155, 70))
+    out += paint([ellipse(s*.11, .3, .13, .045, -s*.6) for s in ((-1, 1), (1,))[rng.randint(2)]],
+                 (75, 155, 70))
     if v == 0:
-        side, front = poly(.2, -.48, .24, -.12, 0, .02, -.04, -.2), poly(0, -.52, .15, -.18, 0, .04, -.15, -.18)
+        side = poly(.2, -.48, .24, -.12, 0, .02, -.04, -.2)
+        front = poly(0, -.52, .15, -.18, 0, .04, -.15, -.18)
         return out + paint(both(smooth(side, 1)), shade(c, .78)) + [(smooth(front, 1), c)]
-    out += [(ellipse(.17*np.cos(a), y+.17*np.sin(a), .12, .42/n, a, 14), c) for a in np.arange(n)*2*np.pi/n]
+    out += [(ellipse(.17*np.cos(a), y+.17*np.sin(a), .12, .42/n, a, 14), c) for a in np.arange(n)
+            *2*np.pi/n]
     return out + [(ellipse(0, y, .1), hue(rng, 'yellow brown orange'))]
 
 # %% ../../nbs/doodles/4_distractors.ipynb #c6e2c2c8
 @kind('mushroom', 'red brown white')
 def mushroom(rng, c):
     "Domed, flat or pointed cap, with or without spots."
-    w, top, s, v = rng.uniform(.32, .48), rng.uniform(.22, .45), rng.uniform(.07, .13), rng.randint(3)
+    w = rng.uniform(.32, .48)
+    top = rng.uniform(.22, .45)
+    s = rng.uniform(.07, .13)
+    v = rng.randint(3)
     dome = arc(0, 0, w, top, 180, 360, 20)
-    cone = np.concatenate([arc(0, 0, w, .1, 180, 225, 5), [(0, -top-.1)], arc(0, 0, w, .1, 315, 360, 5)])
+    cone = np.concatenate([arc(0, 0, w, .1, 180, 225, 5), [(0, -top-.1)],
+                           arc(0, 0, w, .1, 315, 360, 5)])
     out = [(smooth(poly((-s, -.05), (s, -.05), (s*1.5, .45), (-s*1.5, .45)), 1), PALE),
            (ellipse(0, 0, w*.93, .06), shade(PALE, .8)), (cone if v == 2 else dome, c)]
     spots = [(0, .62, .17), (-.5, .35, .14), (.52, .38, .13), (.08, .16, .1)]*(v == 0)
     out += paint([ellipse(w*x, -top*y, w*r, top*r*.9, n=12) for x, y, r in spots],
                  PALE if sum(c) < 600 else (200, 60, 50))
-    return out + [(poly((-s-.02, .1), (s+.02, .1), (s+.06, .17), (-s-.06, .17)), shade(PALE, .9))]*rng.randint(2)
+    return out + [(poly((-s-.02, .1), (s+.02, .1), (s+.06, .17), (-s-.06, .17)),
+                   shade(PALE, .9))]*rng.randint(2)
 
 # %% ../../nbs/doodles/4_distractors.ipynb #b598fe79
 def round_cactus(rng, c):
     "A ball with ribs, thorns and a blossom."
-    thorns = [limb(0, .15, .42*np.cos(a), .15+.4*np.sin(a), .03, .008) for a in np.arange(3.3, 6.2, .35)]
+    thorns = [limb(0, .15, .42*np.cos(a), .15+.4*np.sin(a), .03, .008) for a in np.arange(3.3, 6.2,
+        .35)]
     ribs = (.33, c), (.21, shade(c, .8)), (.16, c), (.05, shade(c, .8))
     return (paint(thorns, PALE) + [(ellipse(0, .15, r, .31), k) for r, k in ribs]
             + [(burst(0, -.18, .12, .05, 6), hue(rng, 'pink red yellow'))])
@@ -124,16 +151,20 @@ def cactus(rng, c):
     if rng.randint(3) == 0: return round_cactus(rng, c)
     a, b, w = rng.uniform(.0, .2), rng.uniform(-.1, .15), rng.uniform(.16, .22)
     arms = [q for s, y in ((-1, a), (1, b))
-            for q in chain([(0, y), (s*.28, y), (s*.28, y-.25)], .11) + [ellipse(s*.28, y-.25, .055, n=12)]]
+            for q in chain([(0, y), (s*.28, y), (s*.28, y-.25)], .11)
+            + [ellipse(s*.28, y-.25, .055, n=12)]]
     ribs = [box(x-.008, -.4, x+.008, .45) for x in (-w/4, w/4)]
     column = [box(-w/2, -.4, w/2, .47), ellipse(0, -.4, w/2)]
-    return [(ellipse(0, .47, .4, .05), COLOURS['tan'])] + paint(arms + column, c) + paint(ribs, shade(c, .7))
+    return [(ellipse(0, .47, .4, .05), COLOURS['tan'])] + paint(arms + column, c) + paint(ribs,
+        shade(c, .7))
 
 # %% ../../nbs/doodles/4_distractors.ipynb #f452dce4
 @kind('umbrella', 'red blue yellow purple black')
 def umbrella(rng, c):
     "Open canopy with scalloped panels, stick and crook."
-    h, n, k = rng.uniform(.3, .45), rng.choice([3, 4, 5]), (c, hue(rng, 'white yellow red'))[rng.randint(2)]
+    h = rng.uniform(.3, .45)
+    n = rng.choice([3, 4, 5])
+    k = (c, hue(rng, 'white yellow red'))[rng.randint(2)]
     stick = np.concatenate([[(0, -h-.08), (0, .4)], arc(-.07, .4, .07, .09, 20, 180, 6)])
     out = paint(chain(stick, .03), hue(rng, 'black grey brown'))
     x = np.linspace(-.46, .46, n+1)
@@ -152,7 +183,8 @@ def kite(rng, c):
     tail = [(0, .14), (d, .25), (-d*.6, .36), (d*.5, .5)]
     out = paint(chain(tail, .015), INK) + [(poly(n, left, m), c), (poly(n, right, m), k)]
     out += [(poly(s, left, m), k if rng.randint(2) else shade(c, .8)), (poly(s, right, m), c)]
-    bows = [poly((x-.07, y-.035), (x+.07, y+.035), (x+.07, y-.035), (x-.07, y+.035)) for x, y in tail[1:]]
+    bows = [poly((x-.07, y-.035), (x+.07, y+.035), (x+.07, y-.035), (x-.07, y+.035)) for x,
+            y in tail[1:]]
     return out + paint(bows, hue(rng, 'red blue pink green'))
 
 # %% ../../nbs/doodles/4_distractors.ipynb #64a5906f
@@ -178,7 +210,9 @@ def star(rng, c):
     "Five or more points, plain or in two tones."
     n, t, r = (5, 5, 5, 6, 8)[rng.randint(5)], rng.uniform(-.2, .2), rng.uniform(.17, .24)
     p = burst(0, 0, .48, r, n, t)
-    if rng.randint(2): return [(p, c)] + paint([poly((0, 0), p[i], p[i+1]) for i in range(0, 2*n, 2)], shade(c, .75))
+    if rng.randint(2):
+        return [(p, c)] + paint([poly((0, 0), p[i], p[i+1]) for i in range(0, 2*n, 2)],
+                                shade(c, .75))
     return [(p, shade(c, .7)), (p*.82, c)]
 
 @kind('moon', 'yellow white silver')
@@ -202,7 +236,8 @@ def sun(rng, c):
     rays = [burst(0, 0, .49, r+.02, n)] if rng.randint(2) else bars
     face = [ellipse(-.08, -.06, .025, n=10), ellipse(.08, -.06, .025, n=10)]
     face += chain(arc(0, .02, .11, .09, 20, 160, 6), .02)
-    return paint(rays, ray) + [(ellipse(0, 0, r, n=24), c)] + paint(face, (120, 60, 20))*rng.randint(2)
+    return paint(rays, ray) + [(ellipse(0, 0, r, n=24), c)] + paint(face,
+        (120, 60, 20))*rng.randint(2)
 
 @kind('cloud', 'white silver grey')
 def cloud(rng, c):
@@ -211,7 +246,8 @@ def cloud(rng, c):
     rain = [limb(a, .12, a-.05, .28, .025) for a in (-.25, -.05, .15, .32)]
     bolt = poly((.02, .08), (-.1, .26), (-.01, .25), (-.07, .42), (.13, .19), (.03, .2), (.12, .08))
     out = paint(rain, COLOURS['blue'])*(v == 1) + [(bolt, COLOURS['yellow'])]*(v == 2)
-    lumps = [(-.32, 0, .14), (x-.08, -.1, rng.uniform(.17, .23)), (x+.16, -.06, .17), (.34, .01, .13)]
+    lumps = [(-.32, 0, .14), (x-.08, -.1, rng.uniform(.17, .23)), (x+.16, -.06, .17),
+             (.34, .01, .13)]
     out += paint([ellipse(*p) for p in lumps] + [ellipse(0, .06, .42, .085)], c)
     return out + [(ellipse(a-.03, b-.03, r*.65), shade(c, 1.6)) for a, b, r in lumps[1:3]]
 
@@ -221,9 +257,12 @@ def rock(rng, c):
     "Uneven boulder with a lit and a dark facet, sometimes cracked or with a pebble."
     t, n = np.array([0, 40, 75, 110, 150, 180])*np.pi/180, 6
     h, r = rng.uniform(.3, .5), rng.uniform(.82, 1.08, n)
-    p = np.stack([.46*r*np.cos(t), .2 - 1.1*h*r*np.sin(t)], 1); m = (rng.uniform(-.1, .1), .02)
-    out = [(np.concatenate([p, [(-.42, .25), (.42, .25)]]), c), (poly(m, p[0], p[1], p[2]), shade(c, .8)),
-           (poly(m, p[0], (.42, .25), (.05, .25)), shade(c, .62)), (poly(m, p[3], p[4]), shade(c, 1.35))]
+    p = np.stack([.46*r*np.cos(t), .2 - 1.1*h*r*np.sin(t)], 1)
+    m = (rng.uniform(-.1, .1), .02)
+    out = [(np.concatenate([p, [(-.42, .25), (.42, .25)]]), c), (poly(m, p[0], p[1], p[2]),
+        shade(c, .8)),
+           (poly(m, p[0], (.42, .25), (.05, .25)), shade(c, .62)),
+           (poly(m, p[3], p[4]), shade(c, 1.35))]
     if rng.randint(2): out += paint(chain([(-.3, .18), (-.2, .08), (-.22, 0)], .015), shade(c, .5))
     pebble = smooth(poly((-.5, .26), (-.44, .14), (-.3, .15), (-.24, .26)), 1)
     return out + [(pebble, shade(c, .7))]*rng.randint(2)
@@ -236,7 +275,8 @@ def fence(rng, c):
     if rng.randint(3) == 0:
         posts = [box(x-.045, -.3, x+.045, .32) for x in (-.42, 0, .42)]
         return (paint([limb(-.42, -.12, .42, .2, .05), limb(-.42, .2, .42, -.12, .05)], d)
-                + paint([box(-.5, -.2, .5, -.13), box(-.5, .16, .5, .23)], c) + paint(posts, shade(c, .9)))
+                + paint([box(-.5, -.2, .5, -.13), box(-.5, .16, .5, .23)], c) + paint(posts,
+                    shade(c, .9)))
     w, tip = .36/n, rng.choice([0, .07])
     rails = paint([box(-.5, -h*.45, .5, -h*.2), box(-.5, h*.5, .5, h*.75)], d)
     picket = lambda x: poly((x-w, h+.05), (x-w, -h), (x, -h-tip), (x+w, -h), (x+w, h+.05))
@@ -251,7 +291,8 @@ def ladder(rng, c):
     out = paint(both(limb(.1, -.42, .34, .5, .03)), shade(c, .55))*folding
     rungs = [(w0 + (w1-w0)*(y+.5), y) for y in np.linspace(-.38, .38, n)]
     out += paint([limb(-x, y, x, y, .035) for x, y in rungs], d)
-    return out + paint(both(limb(w0, -.5, w1, .5, .045)), c) + [(box(-w0-.05, -.5, w0+.05, -.43), c)]*folding
+    return out + paint(both(limb(w0, -.5, w1, .5, .045)), c) + [(box(-w0-.05, -.5, w0+.05, -.43),
+        c)]*folding
 
 # %% ../../nbs/doodles/4_distractors.ipynb #2640a8fe
 @kind('lamp', 'yellow white red green')
@@ -261,7 +302,8 @@ def lamp(rng, c):
     if v == 2:
         stand = chain([(.05, .4), (.2, .05), (-.1, -.25)], .04) + [ellipse(.05, .42, .2, .05)]
         hood = poly((-.03, -.36), (.03, -.24), (-.14, 0), (-.4, -.2))
-        return (paint(stand, k) + [(ellipse(.2, .05, .035, n=12), INK), (ellipse(-.26, -.13, .08), glow)]
+        return (paint(stand, k) + [(ellipse(.2, .05, .035, n=12), INK),
+                                   (ellipse(-.26, -.13, .08), glow)]
                 + paint([hood, ellipse(0, -.3, .07, n=12)], c))
     w, y = (rng.uniform(.26, .34), .02) if v else (.2, -.22)
     vase = smooth(poly((-.06, y), (.06, y), (.17, .3), (.06, .48), (-.06, .48), (-.17, .3)), 1)
@@ -274,11 +316,15 @@ def lamp(rng, c):
 def clock(rng, c):
     "Wall clock, alarm clock with bells, or a square one."
     v, a, b = rng.randint(3), rng.uniform(0, 6.28), rng.uniform(0, 6.28)
-    bells = both(ellipse(.22, -.38, .13, .09, .6), limb(.2, .3, .3, .48, .06)) + [box(-.03, -.5, .03, -.3)]
+    bells = both(ellipse(.22, -.38, .13, .09, .6), limb(.2, .3, .3, .48, .06)) + [box(-.03, -.5,
+        .03, -.3)]
     case = box(-.45, -.45, .45, .45) if v == 1 else ellipse(0, 0, .42, n=24)
-    ticks = [limb(.27*np.cos(t), .27*np.sin(t), .33*np.cos(t), .33*np.sin(t), .03) for t in np.arange(12)*np.pi/6]
-    hands = [limb(0, 0, .17*np.cos(a), .17*np.sin(a), .045), limb(0, 0, .25*np.cos(b), .25*np.sin(b), .028)]
-    return (paint(bells, shade(c, .7))*(v == 0) + [(case, c), (ellipse(0, 0, .35, n=24), (250, 248, 240))]
+    ticks = [limb(.27*np.cos(t), .27*np.sin(t), .33*np.cos(t), .33*np.sin(t), .03)
+             for t in np.arange(12)*np.pi/6]
+    hands = [limb(0, 0, .17*np.cos(a), .17*np.sin(a), .045),
+             limb(0, 0, .25*np.cos(b), .25*np.sin(b), .028)]
+    return (paint(bells, shade(c, .7))*(v == 0) + [(case, c),
+                                                   (ellipse(0, 0, .35, n=24), (250, 248, 240))]
             + paint(ticks + hands, INK) + [(ellipse(0, 0, .03, n=10), COLOURS['red'])])
 
 # %% ../../nbs/doodles/4_distractors.ipynb #1ba8fb93
@@ -286,7 +332,8 @@ def open_book(c):
     "Two pages with lines."
     page = poly((0, -.2), (.15, -.27), (.45, -.23), (.45, .2), (.15, .17), (0, .23))
     lines = [limb(.07, y, .38, y-.01, .018) for y in (-.14, -.06, .02, .1)]
-    return ([(box(-.5, -.2, .5, .27), c)] + paint(both(page), (250, 246, 230)) + paint(both(*lines), (165, 165, 165))
+    return ([(box(-.5, -.2, .5, .27), c)] + paint(both(page), (250, 246, 230)) + paint(both(*lines),
+        (165, 165, 165))
             + [(limb(0, -.2, 0, .24, .02), (150, 145, 130))])
 
 @kind('book', 'red blue green brown purple')
@@ -298,10 +345,13 @@ def book(rng, c):
         return [(box(-.3, -.42, .34, .46), shade(c, .6)), (box(-.27, .3, .32, .43), PALE),
                 (box(-.34, -.46, .3, .36), c),
                 (poly((-.34, .36), (-.34, -.46), (-.25, -.46), (-.25, .36)), shade(c, .75)),
-                (box(-.15, -.32, .22, -.14), hue(rng, 'yellow white')), (box(-.1, .18, .17, .22), PALE)]
-    cols = [c, hue(rng, 'blue red tan'), hue(rng, 'green orange purple')]; x = rng.uniform(-.06, .06, 3)
+                (box(-.15, -.32, .22, -.14), hue(rng, 'yellow white')),
+                (box(-.1, .18, .17, .22), PALE)]
+    cols = [c, hue(rng, 'blue red tan'), hue(rng, 'green orange purple')]
+    x = rng.uniform(-.06, .06, 3)
     return [q for i, k in enumerate(cols) for q in (
-        (box(x[i]-.4, .25-.2*i, x[i]+.4, .44-.2*i), k), (box(x[i]-.3, .285-.2*i, x[i]+.405, .405-.2*i), PALE),
+        (box(x[i]-.4, .25-.2*i, x[i]+.4, .44-.2*i), k),
+        (box(x[i]-.3, .285-.2*i, x[i]+.405, .405-.2*i), PALE),
         (box(x[i]-.34, .25-.2*i, x[i]-.3, .44-.2*i), shade(k, .6)))]
 
 # %% ../../nbs/doodles/4_distractors.ipynb #2126a927
@@ -309,17 +359,20 @@ def book(rng, c):
 def cup(rng, c):
     "Mug, tea cup on a saucer, some steaming."
     v, w, k = rng.randint(2), rng.uniform(.24, .32), hue(rng, 'red yellow blue')
-    out = paint(chain(arc(rng.uniform(-.1, .1), -.25, .03, .16, 250, 110, 5), .025), PALE)*rng.randint(2)
+    out = paint(chain(arc(rng.uniform(-.1, .1), -.25, .03, .16, 250, 110, 5), .025),
+                PALE)*rng.randint(2)
     mug = [ring(w, .18, .13, .055), box(-w, -.02, w, .45), ellipse(0, .45, w, .05)]
     if v: out += paint(mug, c) + [(box(-w, .16, w, .24), k)]
     else: out += [(ellipse(0, .4, .46, .06), shade(c, .8)), (ring(w+.05, .12, .09, .04), c),
                   (arc(0, -.02, w+.03, .42, 0, 180, 16), c)]
-    return out + [(ellipse(0, -.02, w+.03*(1-v), .06), shade(c, .75)), (ellipse(0, -.01, w-.02, .045), (95, 60, 35))]
+    return out + [(ellipse(0, -.02, w+.03*(1-v), .06), shade(c, .75)),
+                  (ellipse(0, -.01, w-.02, .045), (95, 60, 35))]
 
 # %% ../../nbs/doodles/4_distractors.ipynb #899f2ef1
 def top_hat(c, k):
     "With a ribbon."
-    return [(ellipse(0, .36, .46, .07), shade(c, .8)), (poly((-.29, -.4), (.29, -.4), (.25, .36), (-.25, .36)), c),
+    return [(ellipse(0, .36, .46, .07), shade(c, .8)),
+            (poly((-.29, -.4), (.29, -.4), (.25, .36), (-.25, .36)), c),
             (ellipse(0, -.4, .29, .05), shade(c, 1.3)), (box(-.265, .18, .265, .33), k)]
 
 def cowboy_hat(c, k):
@@ -331,7 +384,8 @@ def cowboy_hat(c, k):
 def cap(c, k):
     "With a peak."
     peak = smooth(poly((.1, .13), (.5, .16), (.54, .26), (.1, .24)), 1)
-    return [(peak, shade(c, .7)), (arc(0, .22, .34, .42, 180, 360, 18), c), (arc(.02, .22, .09, .42, 180, 360, 12), k),
+    return [(peak, shade(c, .7)), (arc(0, .22, .34, .42, 180, 360, 18), c),
+            (arc(.02, .22, .09, .42, 180, 360, 12), k),
             (ellipse(0, -.2, .035, .025, n=10), k)]
 
 # %% ../../nbs/doodles/4_distractors.ipynb #7002ee4f
@@ -354,16 +408,21 @@ def shoe(rng, c):
     "Trainer with laces, high heel, or a boot."
     v, k = rng.randint(3), hue(rng, 'white grey tan')
     if v == 0:
-        body = smooth(poly((.4, .2), (.42, -.2), (.2, -.22), (-.05, -.02), (-.45, .06), (-.52, .2)), 1)
-        laces = [limb(x, y-.05, x+.07, y+.06, .03) for x, y in ((-.12, .04), (-.03, -.02), (.05, -.08))]
-        return [(body, c), (box(-.5, .18, .42, .27), k), (poly((.1, .18), (.25, -.05), (.31, -.05), (.2, .18)), k),
+        body = smooth(poly((.4, .2), (.42, -.2), (.2, -.22), (-.05, -.02), (-.45, .06), (-.52, .2)),
+                      1)
+        laces = [limb(x, y-.05, x+.07, y+.06, .03) for x,
+                 y in ((-.12, .04), (-.03, -.02), (.05, -.08))]
+        return [(body, c), (box(-.5, .18, .42, .27), k),
+                (poly((.1, .18), (.25, -.05), (.31, -.05), (.2, .18)), k),
                 (box(.18, -.23, .4, -.16), shade(c, .6))] + paint(laces, PALE)
     if v == 1:
         heel = poly((.3, -.05), (.42, -.1), (.38, .4), (.33, .4))
-        return [(heel, shade(c, .6)), (smooth(poly((.4, -.32), (.44, -.02), (.2, .06), (-.1, .4), (-.5, .4), (-.48, .3),
+        return [(heel, shade(c, .6)), (smooth(poly((.4, -.32), (.44, -.02), (.2, .06), (-.1, .4),
+                                                   (-.5, .4), (-.48, .3),
                                                    (-.22, .24), (.12, -.06)), 1), c)]
     h = rng.uniform(.3, .48)
-    boot = poly((-.02, -h), (.33, -h), (.33, .38), (-.43, .38), (-.44, .26), (-.36, .18), (-.14, .12), (-.03, .02))
+    boot = poly((-.02, -h), (.33, -h), (.33, .38), (-.43, .38), (-.44, .26), (-.36, .18),
+                (-.14, .12), (-.03, .02))
     return ([(boot, c)] + paint([box(.12, .36, .34, .46), box(-.42, .34, .34, .41)], INK)
             + [(box(-.05, -h-.02, .36, -h+.09), shade(c, .7) if h > .4 else k)])
 
@@ -375,7 +434,8 @@ def bag(rng, c):
     if v == 0:
         body = poly((-.33, -.14), (.33, -.14), (.46, .4), (-.46, .4))
         flap = poly((-.34, -.1), (.34, -.1), (.2, .14), (-.2, .14))
-        return [(ring(0, -.12, .2, .05), d), (smooth(body, 1), c), (flap, d), (box(-.05, .08, .05, .18), k)]
+        return [(ring(0, -.12, .2, .05), d), (smooth(body, 1), c), (flap, d),
+                (box(-.05, .08, .05, .18), k)]
     if v == 1:
         body = np.concatenate([arc(0, -.12, .32, .32, 180, 360, 14), poly((.34, .45), (-.34, .45))])
         straps = [ring(0, -.42, .08, .035), ellipse(-.33, .2, .09, .2), ellipse(.33, .2, .09, .2)]
@@ -383,14 +443,16 @@ def bag(rng, c):
         return paint(straps, d) + [(body, c), (box(-.22, .08, .22, .38), d)] + paint(zips, k)
     side = poly((.3, -.22), (.4, -.3), (.4, .36), (.3, .46))
     rim = poly((-.32, -.22), (-.22, -.3), (.4, -.3), (.3, -.22))
-    return [(ring(0, -.2, .15, .025), INK), (side, d), (box(-.32, -.22, .3, .46), c), (rim, shade(c, .5)),
+    return [(ring(0, -.2, .15, .025), INK), (side, d), (box(-.32, -.22, .3, .46), c),
+            (rim, shade(c, .5)),
             (burst(-.01, .12, .15, .08, rng.randint(4, 9)), k)]
 
 # %% ../../nbs/doodles/4_distractors.ipynb #94761235
 def key_bows():
     "Round, clover or square: three lists of polygons."
     clover = [ring(-.38, .1, .07, .05), ring(-.38, -.1, .07, .05), ring(-.23, 0, .08, .05)]
-    square = [limb(-.47, -.14, -.47, .14, .07), limb(-.2, -.14, -.2, .14, .07), box(-.5, -.17, -.17, -.1),
+    square = [limb(-.47, -.14, -.47, .14, .07), limb(-.2, -.14, -.2, .14, .07),
+              box(-.5, -.17, -.17, -.1),
               box(-.5, .1, -.17, .17)]
     return [ring(-.33, 0, .12, .07)], clover, square
 
@@ -398,7 +460,8 @@ def key_bows():
 def key(rng, c):
     "Round, clover or square bow; shaft with teeth."
     v, n = rng.randint(3), rng.randint(2, 4)
-    teeth = [box(x-.06, 0, x, y) for x, y in zip((.5, .39, .28), rng.permutation([.13, .17, .1]))][:n]
+    teeth = [box(x-.06, 0, x, y) for x,
+             y in zip((.5, .39, .28), rng.permutation([.13, .17, .1]))][:n]
     shaft = paint(key_bows()[v] + teeth + [box(-.2, -.035, .5, .035)], c)
     return shaft + [(box(-.16, -.06, -.11, .06), shade(c, .7))]
 
@@ -408,26 +471,32 @@ def guitar_body(rng, c):
     if rng.randint(3):
         w = rng.uniform(.17, .21)
         return (paint([ellipse(0, .29, w+.035, .21), ellipse(0, .04, w*.75+.03, .15)], shade(c, .6))
-                + paint([ellipse(0, .29, w, .18), ellipse(0, .05, w*.77, .13), box(-w*.66, .1, w*.66, .2)], c)
+                + paint([ellipse(0, .29, w, .18), ellipse(0, .05, w*.77, .13),
+                         box(-w*.66, .1, w*.66, .2)], c)
                 + paint([ellipse(0, .14, .075), box(-.09, .34, .09, .375)], INK))
-    horns = poly((-.2, -.12), (-.12, .06), (.12, .08), (.2, -.05), (.17, .18), (.24, .42), (0, .5), (-.24, .42),
+    horns = poly((-.2, -.12), (-.12, .06), (.12, .08), (.2, -.05), (.17, .18), (.24, .42), (0, .5),
+                 (-.24, .42),
                  (-.15, .18))
     pickups = [box(-.08, .12, .08, .16), box(-.08, .24, .08, .28)]
-    return [(smooth(horns, 1), c)] + paint(pickups, INK) + [(box(-.1, .35, .1, .38), COLOURS['silver'])]
+    return [(smooth(horns, 1), c)] + paint(pickups, INK) + [(box(-.1, .35, .1, .38),
+        COLOURS['silver'])]
 
 @kind('guitar', 'orange brown red tan black')
 def guitar(rng, c):
     "Acoustic guitar, or electric one with horns; upright."
     k = TIMBER if sum(c) > 330 else COLOURS['tan']
-    neck = [(box(-.028, -.4, .028, .12), k), (poly((-.06, -.52), (.06, -.52), (.04, -.37), (-.04, -.37)), shade(k, .6))]
-    strings, pegs = [limb(x, -.4, x, .36, .006) for x in (-.014, .014)], [box(.05, y, .09, y+.025) for y in (-.5, -.44)]
+    neck = [(box(-.028, -.4, .028, .12), k),
+            (poly((-.06, -.52), (.06, -.52), (.04, -.37), (-.04, -.37)), shade(k, .6))]
+    strings = [limb(x, -.4, x, .36, .006) for x in (-.014, .014)]
+    pegs = [box(.05, y, .09, y+.025) for y in (-.5, -.44)]
     return guitar_body(rng, c) + neck + paint(strings + both(*pegs), PALE)
 
 # %% ../../nbs/doodles/4_distractors.ipynb #a83e63e2
 def tall_drum(c, k):
     "Tapered, with cords."
     cords = (-.27, -.1), (-.02, -.1), (-.02, .1), (.27, .1), (-.27, -.21), (.27, .21)
-    out = paint([poly((-.3, -.38), (.3, -.38), (.16, .46), (-.16, .46)), ellipse(0, .46, .16, .03)], c)
+    out = paint([poly((-.3, -.38), (.3, -.38), (.16, .46), (-.16, .46)), ellipse(0, .46, .16, .03)],
+                c)
     out += paint([limb(x, -.36, y, .1, .02) for x, y in cords], k)
     return out + [(ellipse(0, -.38, .32, .08), shade(c, .6)), (ellipse(0, -.39, .28, .06), PALE)]
 
@@ -441,16 +510,19 @@ def drum(rng, c):
     sticks = [p for s in (-1, 1) for p in ((limb(s*.05, -h, s*.35, -h-.25, .03), TIMBER),
                                            (ellipse(s*.05, -h, .035, n=12), COLOURS['tan']))]
     return (paint([box(-.4, -h, .4, h), ellipse(0, h, .4, .12)], c) + paint(cords, k)
-            + [(ellipse(0, -h, .42, .13), shade(c, .6)), (ellipse(0, -h-.015, .38, .105), PALE)] + sticks*(v == 1))
+            + [(ellipse(0, -h, .42, .13), shade(c, .6)), (ellipse(0, -h-.015, .38, .105), PALE)]
+            + sticks*(v == 1))
 
 # %% ../../nbs/doodles/4_distractors.ipynb #9437673a
 @kind('apple', 'red green yellow')
 def apple(rng, c):
     "Apple with stem and leaf; whole, bitten or halved."
     v, w, flesh = rng.randint(3), rng.uniform(.36, .44), (250, 240, 205)
-    body = smooth(poly((0, -.2), (w*.7, -.36), (w*1.15, -.02), (w*.62, .46), (0, .36), (-w*.62, .46), (-w*1.15, -.02),
+    body = smooth(poly((0, -.2), (w*.7, -.36), (w*1.15, -.02), (w*.62, .46), (0, .36),
+                       (-w*.62, .46), (-w*1.15, -.02),
                        (-w*.7, -.36)), 2)
-    out = [(limb(0, -.2, .05, -.46, .03, .045), TIMBER), (ellipse(.15, -.4, .12, .05, -.4), (75, 150, 60)), (body, c)]
+    out = [(limb(0, -.2, .05, -.46, .03, .045), TIMBER), (ellipse(.15, -.4, .12, .05, -.4),
+                                                          (75, 150, 60)), (body, c)]
     pips = [ellipse(-.06, .05, .03, .06, .3, 10), ellipse(.06, .05, .03, .06, -.3, 10)]
     if v == 0: return out + [(body*.84 + [0, .01], flesh)] + paint(pips, TIMBER)
     bite = paint([ellipse(w*.85, y, .11, n=14) for y in (-.05, .09)], flesh)*(v == 1)
@@ -460,7 +532,8 @@ def apple(rng, c):
 def banana_fruit(turn, b, k):
     "One fruit, `b` thick, turned about its stalk."
     p = np.concatenate([arc(0, -.3, .45, .5, 10, 170, 12), arc(0, -.3, .4, .5-b, 165, 15, 10)])
-    s, q = np.array([(np.cos(turn), np.sin(turn)), (-np.sin(turn), np.cos(turn))]), np.array([-.42, -.24])
+    s = np.array([(np.cos(turn), np.sin(turn)), (-np.sin(turn), np.cos(turn))])
+    q = np.array([-.42, -.24])
     turned = lambda a: (a - q) @ s + q
     return [(turned(p), k), (turned(limb(-.41, -.22, -.47, -.36, .055, .05)), TIMBER),
             (turned(ellipse(.42, -.23, .026, n=8)), INK)]
@@ -469,7 +542,9 @@ def banana_fruit(turn, b, k):
 def banana(rng, c):
     "One curved fruit, a bunch, or half peeled."
     v, b = rng.randint(3), rng.uniform(.16, .24)
-    if v == 1: return banana_fruit(.5, b, shade(c, .8)) + banana_fruit(.22, b, shade(c, .9)) + banana_fruit(-.05, b, c)
+    if v == 1:
+        return banana_fruit(.5, b, shade(c, .8)) + banana_fruit(.22, b, shade(c,
+            .9)) + banana_fruit(-.05, b, c)
     edge = chain(arc(0, -.31, .42, .43-b*.3, 150, 35, 7), .015)
     if v == 0: return banana_fruit(0, b, c) + paint(edge, shade(c, .75))
     flesh = smooth(poly((.17, .07), (.4, -.2), (.44, -.34), (.38, -.34), (.26, -.2), (.1, -.07)), 1)
@@ -479,7 +554,8 @@ def banana(rng, c):
 # %% ../../nbs/doodles/4_distractors.ipynb #0ecee2b2
 def cake_wedge(c, f):
     "A slice with a cherry."
-    body, icing = poly((-.45, -.05), (.4, -.2), (.4, .32), (-.45, .32)), poly((-.46, -.06), (.15, -.3), (.42, -.2))
+    body = poly((-.45, -.05), (.4, -.2), (.4, .32), (-.45, .32))
+    icing = poly((-.46, -.06), (.15, -.3), (.42, -.2))
     front = poly((-.46, -.06), (.15, -.3), (.42, -.2), (.42, .02), (-.46, .02))
     return [(body, (225, 185, 120)), (box(-.45, .1, .4, .16), f), (front, shade(c, .9)), (icing, c),
             (ellipse(.2, -.27, .075), COLOURS['red'])]
@@ -488,7 +564,8 @@ def cupcake(c, f):
     "In a pleated paper cup."
     pleats = [limb(x, .04, x*.7, .46, .025) for x in (-.2, -.07, .07, .2)]
     icing = [ellipse(0, y, r, .12) for y, r in ((0, .38), (-.14, .27), (-.26, .16))]
-    return ([(poly((-.32, .02), (.32, .02), (.22, .46), (-.22, .46)), f)] + paint(pleats, shade(f, .7))
+    return ([(poly((-.32, .02), (.32, .02), (.22, .46), (-.22, .46)), f)] + paint(pleats,
+        shade(f, .7))
             + paint(icing, c) + [(ellipse(0, -.4, .07), COLOURS['red'])])
 
 # %% ../../nbs/doodles/4_distractors.ipynb #2fda8cd3
@@ -499,19 +576,23 @@ def cake(rng, c):
     if v == 0: return cake_wedge(c, f)
     if v == 1: return cupcake(c, f)
     n = rng.randint(3, 6)
-    out = [(ellipse(0, .44, .48, .06), COLOURS['silver']), (box(-.4, .02, .4, .42), c), (ellipse(0, .42, .4, .05), c),
+    out = [(ellipse(0, .44, .48, .06), COLOURS['silver']), (box(-.4, .02, .4, .42), c),
+           (ellipse(0, .42, .4, .05), c),
            (box(-.4, .2, .4, .25), f)]
     for x in np.linspace(-.26, .26, n):
-        out += [(box(x-.02, -.28, x+.02, 0), f), (ellipse(x, -.33, .025, .05, n=10), (250, 180, 40))]
+        out += [(box(x-.02, -.28, x+.02, 0), f), (ellipse(x, -.33, .025, .05, n=10),
+                                                  (250, 180, 40))]
     drips = [ellipse(x, .1, .07, .08, n=12) for x in (-.33, -.17, 0, .17, .33)]
     return out + paint([ellipse(0, .02, .4, .08)] + drips, k)
 
 # %% ../../nbs/doodles/4_distractors.ipynb #bdf9996e
 def fried_egg(rng):
     "Seen from above."
-    t = np.arange(12)*np.pi/6; r = .42 + rng.uniform(-.05, .05, 12)
+    t = np.arange(12)*np.pi/6
+    r = .42 + rng.uniform(-.05, .05, 12)
     return [(smooth(np.stack([r*np.cos(t), .75*r*np.sin(t)], 1), 1), (250, 248, 240)),
-            (ellipse(.03, -.02, .16, .14), (245, 180, 40)), (ellipse(-.02, -.06, .04, .03), (255, 225, 140))]
+            (ellipse(.03, -.02, .16, .14), (245, 180, 40)), (ellipse(-.02, -.06, .04, .03),
+                (255, 225, 140))]
 
 @kind('egg', 'white tan brown')
 def egg(rng, c):
@@ -521,7 +602,8 @@ def egg(rng, c):
     shell = np.concatenate([arc(0, .08, .33, .38, 0, 180, 10), arc(0, .08, .33, .54, 180, 360, 14)])
     out = [(shell, c), (ellipse(-.12, -.12, .05, .12, .3), shade(c, 2.5))]
     zigzag = [(x, (.0, .12)[i % 2]) for i, x in enumerate(np.linspace(-.27, .27, 8))]
-    bands = [poly((-.33, .12), *zigzag, (.33, .12), (.31, .2), (-.31, .2)), box(-.26, -.2, .26, -.14),
+    bands = [poly((-.33, .12), *zigzag, (.33, .12), (.31, .2), (-.31, .2)),
+             box(-.26, -.2, .26, -.14),
              box(-.22, .32, .22, .37)]
     holder = [poly((-.08, .3), (.08, .3), (.2, .62), (-.2, .62)), arc(0, .23, .36, .28, 0, 180, 14)]
     return out + paint(([], bands, holder)[v], f)
@@ -534,10 +616,12 @@ def snowman(rng, c):
     arms = both(limb(.1, .02, .38, -.12, .025), limb(.3, -.08, .36, -.02, .018))
     out = paint(arms, TIMBER) + [(ellipse(0, .3, w), shade(c, .93)), (ellipse(0, .02, w*.76), c),
                                  (ellipse(0, -.22, .13), shade(c, .97))]
-    out += paint([ellipse(0, y, .02, n=8) for y in (-.02, .07, .25)] + both(ellipse(.045, -.25, .018, n=8)), INK)
+    out += paint([ellipse(0, y, .02, n=8) for y in (-.02, .07, .25)]
+                 + both(ellipse(.045, -.25, .018, n=8)), INK)
     out += [(poly((0, -.22), (-.14, -.18), (0, -.19)), COLOURS['orange'])]
     if rng.randint(4): out += paint([box(-.12, -.13, .12, -.08), limb(.07, -.1, .1, .06, .055)], k)
-    if rng.randint(3): return out + paint([box(-.15, -.34, .15, -.31), box(-.095, -.5, .095, -.32)], h) + [
+    if rng.randint(3): return out + paint([box(-.15, -.34, .15, -.31), box(-.095, -.5, .095, -.32)],
+                                          h) + [
         (box(-.095, -.37, .095, -.34), k)]
     return out + [(arc(0, -.28, .13, .17, 180, 360, 10), k), (ellipse(0, -.45, .04, n=10), PALE)]
 
@@ -550,7 +634,8 @@ def butterfly(rng, c):
     if v: up, low = (smooth(p, 2) for p in (poly((.02, 0), (.1, -h), (.5, -h-.04), (.42, 0)),
                                             poly((.02, -.02), (.42, .02), (.3, .4), (.08, .3))))
     spots = [ellipse(*up.mean(0)*1.1, .065, n=12), ellipse(*low.mean(0)*1.1, .05, n=12)]
-    wings = paint(both(up), shade(c, .6)) + paint(both(low), shade(c, .75)) + paint(both(up*.8 + up.mean(0)*.2), c)
+    wings = paint(both(up), shade(c, .6)) + paint(both(low), shade(c, .75)) + paint(both(up*.8
+        + up.mean(0)*.2), c)
     feelers = both(limb(0, -.18, .1, -.4, .015), ellipse(.1, -.4, .022, n=8))
     body = [ellipse(0, .02, .035, .23), ellipse(0, -.2, .045, n=12)]
     return wings + paint(both(*spots), k) + paint(feelers + body, INK)
@@ -566,7 +651,8 @@ def snail(rng, c):
     stalks = [limb(-.36, .05, -.3, -.16, .025), limb(-.43, .05, -.47, -.15, .025)]
     line = [limb(*spiral[i], *spiral[i+1], .03) for i in range(14)]
     return (paint([foot, ellipse(-.39, .08, .1, .11)] + stalks, k) + round_eye(-.3, -.17, .02)
-            + round_eye(-.47, -.16, .02) + [(ellipse(.1, y, r, n=24), c)] + paint(line, shade(c, .5)))
+            + round_eye(-.47, -.16, .02) + [(ellipse(.1, y, r, n=24), c)] + paint(line,
+                shade(c, .5)))
 
 # %% ../../nbs/doodles/4_distractors.ipynb #a06ee50e
 def turtle_side(rng, c, d, k):
@@ -574,8 +660,10 @@ def turtle_side(rng, c, d, k):
     h = rng.uniform(.3, .42)
     feet = [box(-.28, .1, -.15, .3), box(.13, .1, .26, .3), poly((.3, .08), (.48, .2), (.3, .17))]
     neck = chain([(-.25, .1), (-.38, .02)], .1) + [ellipse(-.41, -.02, .1, .08)]
-    plates = [burst(x, .12+y, r, r*.86, 3) for x, y, r in ((0, -h*.5, .1), (-.2, -h*.2, .07), (.2, -h*.2, .07))]
-    return (paint(feet + neck, k) + [(arc(0, .14, .36, h, 180, 360, 16), c), (box(-.37, .1, .37, .17), d)]
+    plates = [burst(x, .12+y, r, r*.86, 3) for x, y, r in ((0, -h*.5, .1), (-.2, -h*.2, .07),
+                                                           (.2, -h*.2, .07))]
+    return (paint(feet + neck, k) + [(arc(0, .14, .36, h, 180, 360, 16), c),
+                                     (box(-.37, .1, .37, .17), d)]
             + paint(plates, d) + round_eye(-.44, -.04, .015))
 
 @kind('turtle', 'green brown')
@@ -584,9 +672,11 @@ def turtle(rng, c):
     k, d = hue(rng, 'green tan yellow'), shade(c, .65)
     if rng.randint(2): return turtle_side(rng, c, d, k)
     feet = both(ellipse(.26, -.22, .16, .07, -.7), ellipse(.24, .24, .13, .06, .7))
-    seams = [limb(.08*np.cos(a), .1*np.sin(a), .24*np.cos(a), .3*np.sin(a), .025) for a in np.arange(6)*np.pi/3]
+    seams = [limb(.08*np.cos(a), .1*np.sin(a), .24*np.cos(a), .3*np.sin(a), .025)
+             for a in np.arange(6)*np.pi/3]
     return (paint(feet + [ellipse(0, -.41, .09, .11), poly((-.04, .3), (.04, .3), (0, .48))], k)
-            + [(ellipse(0, 0, .28, .34), d), (ellipse(0, 0, .24, .3), c), (ellipse(0, 0, .1, .13, n=6), d)]
+            + [(ellipse(0, 0, .28, .34), d), (ellipse(0, 0, .24, .3), c),
+               (ellipse(0, 0, .1, .13, n=6), d)]
             + paint(seams, d) + paint(both(ellipse(.04, -.46, .015, n=8)), INK))
 
 # %% ../../nbs/doodles/4_distractors.ipynb #fa1a5214
@@ -603,10 +693,12 @@ def rabbit_side(c, e):
 
 def rabbit_face(c, e):
     "(ears, face) from the front."
-    ears = paint(both(ellipse(.1, -.34, .065, e, .2)), c) + paint(both(ellipse(.1, -.33, .033, e*.75, .2)), PINKISH)
+    ears = paint(both(ellipse(.1, -.34, .065, e, .2)),
+                 c) + paint(both(ellipse(.1, -.33, .033, e*.75, .2)), PINKISH)
     face = [(ellipse(0, -.08, .2, .17), c)] + paint(both(ellipse(.08, -.11, .025, .032, n=10)), INK)
     face += paint(both(ellipse(.045, .015, .05, .032, n=12)), shade(c, 1.8))
-    return ears, face + [(box(-.03, .02, .03, .085), (255, 255, 255)), (ellipse(0, -.02, .03, .022, n=10), PINKISH)]
+    return ears, face + [(box(-.03, .02, .03, .085), (255, 255, 255)),
+                         (ellipse(0, -.02, .03, .022, n=10), PINKISH)]
 
 # %% ../../nbs/doodles/4_distractors.ipynb #96f56bba
 @kind('rabbit', 'white grey brown tan')
@@ -628,14 +720,17 @@ def elephant(rng, c):
     d, up, e = shade(c, .8), rng.randint(2), rng.uniform(.13, .18)
     trunk = ([(-.36, -.08), (-.46, .06), (-.5, -.12), (-.48, -.3)] if up else
              [(-.36, -.08), (-.45, .08), (-.46, .25), (-.42, .38)])
-    behind = [box(-.08, .1, .04, .42), box(.24, .1, .36, .42)] + chain([(.42, -.05), (.48, .08), (.47, .2)], .03)
-    body = [ellipse(.12, 0, .33, .24), box(-.19, .1, -.06, .44), box(.28, .1, .42, .44)] + chain(trunk, .15, .06)
+    behind = [box(-.08, .1, .04, .42), box(.24, .1, .36, .42)] + chain([(.42, -.05), (.48, .08),
+        (.47, .2)], .03)
+    body = [ellipse(.12, 0, .33, .24), box(-.19, .1, -.06, .44),
+            box(.28, .1, .42, .44)] + chain(trunk, .15, .06)
     tusk = [(poly((-.38, .02), (-.3, .03), (-.47, .17)), (250, 248, 235))]
     toes = paint([box(x, .4, x+.13, .44) for x in (-.19, .285)], PALE)
     inner = (215, 165, 170) if rng.randint(2) else shade(c, .9)
     ear = [(ellipse(-.11, -.1, e, e*1.35, .15), d), (ellipse(-.1, -.1, e*.65, e, .15), inner)]
     head = [ellipse(-.27, -.13, .17)]
-    return paint(behind, d) + paint(body + head, c) + tusk + toes + ear + round_eye(-.32, -.17, .016)
+    return paint(behind, d) + paint(body + head, c) + tusk + toes + ear + round_eye(-.32, -.17,
+        .016)
 
 # %% ../../nbs/doodles/4_distractors.ipynb #80872c58
 def giraffe_spots(rng, x, k):
@@ -649,25 +744,31 @@ def giraffe(rng, c):
     "Very long neck, horns and brown patches."
     x, k, d = rng.uniform(-.3, -.12), (135, 80, 35), shade(c, .82)
     far = [limb(.0, .1, .02, .48, .05, .035), limb(.24, .1, .22, .48, .05, .035)]
-    near = [ellipse(.14, .09, .22, .12, .15), limb(-.03, .1, -.05, .5, .055, .04), limb(.3, .1, .3, .5, .055, .04),
+    near = [ellipse(.14, .09, .22, .12, .15), limb(-.03, .1, -.05, .5, .055, .04),
+            limb(.3, .1, .3, .5, .055, .04),
             limb(.03, .08, x, -.38, .17, .08)]
-    horns = [limb(x, -.4, x+s, -.52, .018) for s in (0, .05)] + [ellipse(x+s, -.52, .017, n=8) for s in (0, .05)]
+    horns = [limb(x, -.4, x+s, -.52, .018) for s in (0, .05)] + [ellipse(x+s, -.52, .017, n=8)
+        for s in (0, .05)]
     return (paint(far, d) + paint(chain([(.33, .05), (.38, .2)], .02), k) + paint(near, c)
-            + paint(horns + [limb(.09, 0, x+.05, -.38, .025)], k) + [(ellipse(x-.06, -.37, .11, .05, -.3), c)]
+            + paint(horns + [limb(.09, 0, x+.05, -.38, .025)], k)
+            + [(ellipse(x-.06, -.37, .11, .05, -.3), c)]
             + paint([ellipse(x+.07, -.41, .05, .02, -.4, 12), ellipse(x-.14, -.345, .035, n=10)], d)
             + giraffe_spots(rng, x, k) + round_eye(x-.05, -.4, .013))
 
 # %% ../../nbs/doodles/4_distractors.ipynb #d3d5c929
 def ridge_tent(c, d, k):
     "With an open flap."
-    return [(poly((-.15, -.3), (.32, -.22), (.5, .3), (.15, .32)), d), (poly((-.48, .32), (-.15, -.3), (.18, .32)), c),
+    return [(poly((-.15, -.3), (.32, -.22), (.5, .3), (.15, .32)), d),
+            (poly((-.48, .32), (-.15, -.3), (.18, .32)), c),
             (poly((-.26, .32), (-.15, -.22), (-.02, .32)), k),
             (poly((-.15, -.22), (-.02, .32), (.04, .32)), shade(c, 1.5))]
 
 def dome_tent(rng, c, d, k):
     "Round."
-    return [(arc(0, .3, .48, rng.uniform(.45, .6), 180, 360, 20), c), (arc(0, .3, .24, .42, 180, 360, 14), d),
-            (poly((-.15, .3), (0, -.05), (.15, .3)), k), (poly((0, -.05), (.15, .3), (.2, .3)), shade(c, 1.5)),
+    return [(arc(0, .3, .48, rng.uniform(.45, .6), 180, 360, 20), c),
+            (arc(0, .3, .24, .42, 180, 360, 14), d),
+            (poly((-.15, .3), (0, -.05), (.15, .3)), k), (poly((0, -.05), (.15, .3), (.2, .3)),
+                                                          shade(c, 1.5)),
             (box(-.5, .28, .5, .31), d)]
 
 @kind('tent', 'orange green blue red yellow')
@@ -678,15 +779,18 @@ def tent(rng, c):
     if v == 1: return dome_tent(rng, c, d, k)
     poles = [limb(.08*s, -.3, -.1*s, -.5, .02) for s in (-1, 0, 1)]
     band = (poly((-.23, .07), (.23, .07), (.275, .17), (-.275, .17)), hue(rng, 'red white blue'))
-    return paint(poles, TIMBER) + [(poly((-.4, .45), (-.04, -.36), (.04, -.36), (.4, .45)), c), band,
+    return paint(poles, TIMBER) + [(poly((-.4, .45), (-.04, -.36), (.04, -.36), (.4, .45)), c),
+                                   band,
                                    (poly((-.1, .45), (0, .0), (.1, .45)), k)]
 
 # %% ../../nbs/doodles/4_distractors.ipynb #63a9f064
 def lighthouse(w, k):
     "Striped, with a lit window."
     a, b = w*1.15, w*.65
-    stripe = lambda y: poly(*[(s*(b+(a-b)*t), -.28+.78*t) for s, t in ((-1, y), (1, y), (1, y+.2), (-1, y+.2))])
-    return ([(poly((-b, -.28), (b, -.28), (a, .5), (-a, .5)), PALE)] + paint([stripe(y) for y in (.1, .45, .8)], k)
+    stripe = lambda y: poly(*[(s*(b+(a-b)*t), -.28+.78*t) for s, t in ((-1, y), (1, y), (1, y+.2),
+        (-1, y+.2))])
+    return ([(poly((-b, -.28), (b, -.28), (a, .5), (-a, .5)), PALE)]
+            + paint([stripe(y) for y in (.1, .45, .8)], k)
             + [(box(-b*.7, -.4, b*.7, -.28), (255, 235, 130)), (box(-b-.04, -.3, b+.04, -.26), INK),
                (poly((-b*.9, -.4), (0, -.52), (b*.9, -.4)), k)])
 
@@ -699,15 +803,19 @@ def tower(rng, c):
     roof = [(poly((-w-.08, -.26), (0, -.58), (w+.08, -.26)), k), (limb(0, -.57, 0, -.7, .012), INK),
             (poly((0, -.7), (.12, -.66), (0, -.62)), k)]
     teeth = paint([box(x-.045, -.38, x+.045, -.28) for x in (-w, 0, w)], shade(c, .85))
-    bricks = [box(x, y, x+.08, y+.04) for x, y in ((-w+.02, -.1), (.05, .05), (-w+.04, .2), (.04, .3))]
-    openings = [ellipse(0, -.05, .035, .06, n=12), box(-.035, -.05, .035, .02), ellipse(0, .34, .07, .1, n=12),
+    bricks = [box(x, y, x+.08, y+.04) for x, y in ((-w+.02, -.1), (.05, .05), (-w+.04, .2),
+                                                   (.04, .3))]
+    openings = [ellipse(0, -.05, .035, .06, n=12), box(-.035, -.05, .035, .02),
+                ellipse(0, .34, .07, .1, n=12),
                 box(-.07, .34, .07, .5)]
-    return wall + (roof if v else teeth) + paint(bricks, shade(c, .8)) + paint(openings, (50, 40, 40))
+    return wall + (roof if v else teeth) + paint(bricks, shade(c, .8)) + paint(openings,
+        (50, 40, 40))
 
 # %% ../../nbs/doodles/4_distractors.ipynb #3c2867b0
 def wind_turbine(t):
     "Slim, with three blades."
-    blade = lambda a: poly((0, -.18), (.36*np.cos(a-.09), -.18+.36*np.sin(a-.09)), (.4*np.cos(a), -.18+.4*np.sin(a)),
+    blade = lambda a: poly((0, -.18), (.36*np.cos(a-.09), -.18+.36*np.sin(a-.09)),
+                           (.4*np.cos(a), -.18+.4*np.sin(a)),
                            (.1*np.cos(a+.4), -.18+.1*np.sin(a+.4)))
     blades = [blade(a) for a in t+np.arange(3)*2.094]
     return ([(limb(0, .5, 0, -.18, .06, .03), shade(PALE, .85))] + paint(blades, (250, 250, 250))
@@ -719,29 +827,36 @@ def windmill(rng, c):
     t, k = rng.uniform(0, 1.57), hue(rng, 'red brown blue')
     if rng.randint(4) == 0: return wind_turbine(t)
     w = rng.uniform(.17, .23)
-    out = [(poly((-w*.6, -.2), (w*.6, -.2), (w, .5), (-w, .5)), c), (poly((-w*.75, -.18), (0, -.36), (w*.75, -.18)), k),
+    out = [(poly((-w*.6, -.2), (w*.6, -.2), (w, .5), (-w, .5)), c),
+           (poly((-w*.75, -.18), (0, -.36), (w*.75, -.18)), k),
            (box(-.05, .32, .05, .5), shade(k, .6)), (box(-.04, .06, .04, .15), INK)]
     sail = (box(.1, 0, .42, .11), PALE), *paint([
         box(0, -.012, .43, .012), box(.2, 0, .215, .11), box(.31, 0, .325, .11)], TIMBER)
     for a in t + np.arange(4)*np.pi/2:
-        out += [(p @ np.array([(np.cos(a), np.sin(a)), (-np.sin(a), np.cos(a))]) + [0, -.15], q) for p, q in sail]
+        out += [(p @ np.array([(np.cos(a), np.sin(a)), (-np.sin(a), np.cos(a))]) + [0, -.15], q)
+                for p, q in sail]
     return out + [(ellipse(0, -.15, .035, n=12), TIMBER)]
 
 # %% ../../nbs/doodles/4_distractors.ipynb #385fa172
 def stone_bridge(c, d, n):
     "With `n` arches."
-    w = 1/n; x = np.arange(n)*w - .5 + w/2
-    arch = lambda q: [poly((q-w*.38, .25)), arc(q, .08, w*.38, .17, 180, 360, 6), poly((q+w*.38, .25))]
+    w = 1/n
+    x = np.arange(n)*w - .5 + w/2
+    arch = lambda q: [poly((q-w*.38, .25)), arc(q, .08, w*.38, .17, 180, 360, 6),
+                      poly((q+w*.38, .25))]
     edge = [poly((.5, .25), (.5, -.14), (-.5, -.14), (-.5, .25))] + [p for q in x for p in arch(q)]
     return [(np.concatenate(edge), c), (box(-.52, -.18, .52, -.12), d)]
 
 def suspension_bridge(c, d):
     "A deck that hangs from a cable between two towers."
-    cable = [(x, y) for x, y in zip(np.linspace(-.28, .28, 9), -.28+.3*(1-np.linspace(-1, 1, 9)**2))]
+    cable = [(x, y) for x, y in zip(np.linspace(-.28, .28, 9),
+                                    -.28+.3*(1-np.linspace(-1, 1, 9)**2))]
     hangers = [limb(x, y, x, .08, .012) for x, y in cable[1:-1]]
     return (paint(hangers + chain(cable, .02) + both(limb(.28, -.28, .52, .06, .02)), d)
-            + paint(both(box(.25, -.34, .31, .32)), c) + [(box(-.54, .05, .54, .11), shade(c, .85))])
+            + paint(both(box(.25, -.34, .31, .32)), c)
+            + [(box(-.54, .05, .54, .11), shade(c, .85))])
 
+# %% ../../nbs/doodles/4_distractors.ipynb #b9a5ecc7
 @kind('bridge', 'grey red brown tan')
 def bridge(rng, c):
     "Stone arches, a suspension bridge, or a humped wooden one."
@@ -750,7 +865,8 @@ def bridge(rng, c):
     if v == 1: return suspension_bridge(c, d)
     hump, rail = arc(0, .3, .48, .3, 180, 360, 10), arc(0, .12, .48, .3, 190, 350, 9)
     return (paint([limb(x, y, x, y+.18, .025) for x, y in rail], d)
-            + paint(chain(rail, .03) + [np.concatenate([hump, arc(0, .3, .36, .19, 360, 180, 10)])], c))
+            + paint(chain(rail, .03) + [np.concatenate([hump, arc(0, .3, .36, .19, 360, 180, 10)])],
+                    c))
 
 # %% ../../nbs/doodles/4_distractors.ipynb #976a3b4d
 @kind('traffic light', 'black yellow green')
@@ -779,8 +895,10 @@ def rocket(rng, c):
     k = shade(k, .6) if np.abs(np.subtract(k, c)).sum() < 100 else k
     fins = both(poly((w*.8, .02), (w+.15, .22), (w+.15, .36), (w*.7, .24)))
     out = flames()*rng.randint(2) + paint(fins, k) + [(box(-w*.55, .22, w*.55, .29), GREY)]
-    hull = np.concatenate([poly((0, -.5)), arc(0, -.1, w, .32, -50, 40, 7), poly((w*.6, .24), (-w*.6, .24)),
+    hull = np.concatenate([poly((0, -.5)), arc(0, -.1, w, .32, -50, 40, 7),
+                           poly((w*.6, .24), (-w*.6, .24)),
                            arc(0, -.1, w, .32, 140, 230, 7)])
     out += [(hull, c), (np.concatenate([poly((0, -.5)), hull[1:2], hull[-1:]]), k)]
-    for y in (-.14, .06)[:n]: out += [(ellipse(0, y, .07, n=14), GREY), (ellipse(0, y, .05, n=14), (120, 190, 225))]
+    for y in (-.14, .06)[:n]:
+        out += [(ellipse(0, y, .07, n=14), GREY), (ellipse(0, y, .05, n=14), (120, 190, 225))]
     return out + [(limb(0, .12, 0, .34, .035), k)]

@@ -12,7 +12,8 @@ __all__ = ['BOTTLES', 'SKINS', 'GREENS', 'bird_head', 'bird_perched', 'bird_flyi
 
 # %% ../../nbs/doodles/2_living.ipynb #0e01889f
 import numpy as np
-from .shapes import (BLACK, COLOURS, PINK, WHITE, WOOD, box, chain, ellipse, eye, hue, kind, leaf, limb, move, one,
+from .shapes import (BLACK, COLOURS, PINK, WHITE, WOOD, box, chain, ellipse, eye, hue,
+                                  kind, leaf, limb, move, one,
                           paint, poly, ring, shade, smooth)
 
 # %% ../../nbs/doodles/2_living.ipynb #9615f723
@@ -24,7 +25,8 @@ def bird_head(rng, c, bill, r):
 def bird_perched(c, wing, belly, bill, tail, head):
     "On a twig."
     legs = [limb(x, .2, x + .03, .38, .022) for x in (-.02, .08)]
-    twig, feathers = limb(-.45, .4, .45, .36, .04, .03), poly(-.2, .02, -.1, .14, -.34-tail, .26, -.38-tail, .16)
+    twig = limb(-.45, .4, .45, .36, .04, .03)
+    feathers = poly(-.2, .02, -.1, .14, -.34-tail, .26, -.38-tail, .16)
     body = [(ellipse(0, .04, .29, .18, -.5), c), (ellipse(.1, .09, .19, .11, -.6), belly)]
     return ([(feathers, wing)] + paint(legs, bill) + [(twig, WOOD)] + body + move(head, .2, -.16)
             + [(leaf(.06, -.06, -.38, .2, .2), wing)])
@@ -45,14 +47,18 @@ def bird_wading(rng, c, wing, bill):
     toes = [limb(-.06, .48, .03, .48, .025), limb(.05, .48, .14, .48, .025)]
     neck = chain([(.12, 0), (.22, -.1), (.13, -.22), (.2, -.36)], .12, .06)
     beak = poly(.22, -.41, .22 + rng.uniform(.22, .3), -.32, .22, -.34)
-    return (paint(legs + toes, bill) + paint(neck, c) + [(beak, bill), (ellipse(.2, -.38, .075, .06), c)]
-            + [(ellipse(-.03, 0, .24, .13, -.15), c), (leaf(.14, -.05, -.42, .1, .2), wing)] + eye(.22, -.39, .018))
+    return (paint(legs + toes, bill) + paint(neck, c) + [(beak, bill),
+                                                         (ellipse(.2, -.38, .075, .06), c)]
+            + [(ellipse(-.03, 0, .24, .13, -.15), c), (leaf(.14, -.05, -.42, .1, .2), wing)]
+            + eye(.22, -.39, .018))
 
 # %% ../../nbs/doodles/2_living.ipynb #baae4f39
 @kind('bird', 'blue red yellow brown')
 def bird(rng, c):
     "A bird on a twig, in flight, or wading on long legs."
-    bill, wing, belly = hue(rng, 'orange yellow black'), shade(c, .65), one(rng, shade(c, 2.), WHITE)
+    bill = hue(rng, 'orange yellow black')
+    wing = shade(c, .65)
+    belly = one(rng, shade(c, 2.), WHITE)
     pose, r, tail = rng.randint(3), rng.uniform(.1, .13), rng.uniform(.12, .24)
     head = bird_head(rng, c, bill, r)
     if pose == 0: return bird_perched(c, wing, belly, bill, tail, head)
@@ -64,7 +70,8 @@ def sailing_boat(rng, trim, sail, jibs, hull):
     "A mast with a mainsail, and perhaps a jib."
     m, h = rng.uniform(-.12, .08), rng.uniform(.4, .5)
     jib = [(poly(m+.03, -h+.06, .46, .13, m+.03, .13), one(rng, sail, trim))]*jibs
-    mast = [(box(m-.015, -h-.04, m+.015, .22), WOOD), (poly(m-.02, -h, m-.02, .13, -.42, .13, -.25, -.12), sail)]
+    mast = [(box(m-.015, -h-.04, m+.015, .22), WOOD),
+            (poly(m-.02, -h, m-.02, .13, -.42, .13, -.25, -.12), sail)]
     boom, flag = limb(m, .14, -.43, .14, .02), poly(m, -h-.04, m+.12, -h, m, -h+.03)
     return mast + [(boom, WOOD), (flag, trim)] + jib + hull
 
@@ -72,7 +79,8 @@ def steamer(rng, trim, hull, d, bow):
     "A cabin with portholes, a funnel and smoke."
     top, x, glass = rng.uniform(-.06, .02), rng.uniform(-.05, .08), COLOURS['blue']
     funnel = [(box(x-.1, -.24, x, top), trim), (box(x-.1, -.24, x, -.18), BLACK)]
-    bridge = [(box(x-.2, top-.1, x+.14, top+.02), shade(WHITE, .85)), (box(x-.16, top-.07, x+.1, top-.02), glass)]
+    bridge = [(box(x-.2, top-.1, x+.14, top+.02), shade(WHITE, .85)),
+              (box(x-.16, top-.07, x+.1, top-.02), glass)]
     portholes = paint([ellipse(v, .1, .028, n=12) for v in (-.2, -.08, .04, .16)], glass)
     smoke = paint([ellipse(x-.1-.1*i, -.32-.06*i, .05+.02*i) for i in range(2)], COLOURS['grey'])
     return (funnel + bridge + [(box(-.3, top, .24, .21), WHITE)] + portholes + hull
@@ -92,7 +100,9 @@ def rowing_boat(c, trim):
 @kind('boat', 'white red blue brown')
 def boat(rng, c):
     "A sailing boat, a steamer or motor boat with a cabin, or a rowing boat."
-    trim, sail, style = hue(rng, 'red blue white yellow'), hue(rng, 'white orange red yellow'), rng.randint(4)
+    trim = hue(rng, 'red blue white yellow')
+    sail = hue(rng, 'white orange red yellow')
+    style = rng.randint(4)
     d, bow = rng.uniform(.13, .19), rng.uniform(.1, .18)
     hull = [(poly(-.45, .2, .5, .2-.03, .5-bow, .2+d, -.38, .2+d), c),
             (poly(-.45, .2, .5, .17, .48, .205, -.44, .235), shade(c, .6))]
@@ -100,11 +110,13 @@ def boat(rng, c):
     return steamer(rng, trim, hull, d, bow) if style == 2 else rowing_boat(c, trim)
 
 # %% ../../nbs/doodles/2_living.ipynb #99c7ac61
-BOTTLES = ((.32, -.12, .06), (.36, -.2, .0), (.4, -.3, -.2), (.55, -.25, -.08))   # neck's width, shoulder from, to
+# neck's width, shoulder from, to
+BOTTLES = ((.32, -.12, .06), (.36, -.2, .0), (.4, -.3, -.2), (.55, -.25, -.08))
 
 def bottle_glass(c, w, h, n, y0, y1):
     "The outline of a bottle, its gleam and its shadow."
-    side = [(n, -h), (n, y0-.02), (.6*w, (y0+y1)/2-.02), (.95*w, y1), (w, y1+.05), (w, h-.03), (.88*w, h)]
+    side = [(n, -h), (n, y0-.02), (.6*w, (y0+y1)/2-.02), (.95*w, y1), (w, y1+.05), (w, h-.03),
+            (.88*w, h)]
     return np.array(side + [(-x, y) for x, y in side[::-1]]), box(w*.72, y1+.06, w, h-.03)
 
 def bottle_label(rng, w, a, b, paper):
@@ -121,12 +133,16 @@ def bottle(rng, c):
     "A wine, beer, water or milk bottle with cap and label."
     w, h, style = rng.uniform(.11, .16), rng.uniform(.42, .5), rng.randint(4)
     neck, y0, y1 = BOTTLES[style]
-    n, cap, paper = neck*w, hue(rng, 'red black yellow blue silver'), hue(rng, 'white yellow red tan')
+    n = neck*w
+    cap = hue(rng, 'red black yellow blue silver')
+    paper = hue(rng, 'white yellow red tan')
     glass, shadow = bottle_glass(c, w, h, n, y0, y1)
-    a = max(y1+.08, -.08); b = min(a + rng.uniform(.14, .26), h-.06)
+    a = max(y1+.08, -.08)
+    b = min(a + rng.uniform(.14, .26), h-.06)
     out = [(glass, c), (box(-w*.8, a-.05, -w*.6, h-.06), shade(c, 1.8)), (shadow, shade(c, .75))]
     out += bottle_label(rng, w, a, b, paper)
-    if style == 2: out += paint([limb(-w, y, w, y, .012) for y in (b+.04, b+.08) if y < h-.03], shade(c, .7))
+    if style == 2:
+        out += paint([limb(-w, y, w, y, .012) for y in (b+.04, b+.08) if y < h-.03], shade(c, .7))
     return out + [(box(-n*1.25, -h-.03, n*1.25, -h+one(rng, .03, .07)), cap),
                   (box(-n*1.1, -h+.1, n*1.1, -h+.12), shade(c, .6))]
 
@@ -157,9 +173,12 @@ def quadruped(
     s, far = rng.uniform(-gait, gait), shade(c, .62)
     a, b, y, dark = -half + w, half - w, belly - .09, shade(tip, .7)
     back = [(-half, top+.07), (-.75*half, top), (0, top+.025), (.65*half, top-.01), (half, top+.06),
-            (1.02*half, belly-.1), (.75*half, belly), (.1*half, belly), (-.5*half, belly-tuck), (-half, belly-.06)]
-    return (leg(a+.06, y, a+.07-s, ground-.02, w*.9, far, dark) + leg(b-.06, y, b-.07+s, ground-.02, w*.9, far, dark)
-            + [(smooth(back, 1), c)] + leg(a, y, a+s, ground, w, c, tip) + leg(b, y, b-s, ground, w, c, tip))
+            (1.02*half, belly-.1), (.75*half, belly), (.1*half, belly), (-.5*half, belly-tuck),
+            (-half, belly-.06)]
+    return (leg(a+.06, y, a+.07-s, ground-.02, w*.9, far, dark) + leg(b-.06, y, b-.07+s, ground-.02,
+        w*.9, far, dark)
+            + [(smooth(back, 1), c)] + leg(a, y, a+s, ground, w, c, tip) + leg(b, y, b-s, ground, w,
+                c, tip))
 
 # %% ../../nbs/doodles/2_living.ipynb #3eb37e02
 def cat_ears(c, iris):
@@ -176,7 +195,8 @@ def cat_face(c, patch, iris):
     hairs = [limb(s*.05, .05, s*.23, y, .008) for s in (-1, 1) for y in (.02, .08)]
     mouth = [limb(0, .06, s*.035, .095, .01) for s in (-1, 1)]
     return (ears + [(ellipse(0, 0, .165, .14), c), (ellipse(0, .07, .075, .05), patch)] + slits
-            + paint(hairs, shade(WHITE, .95)) + [(poly(-.025, .035, .025, .035, 0, .065), shade(PINK, .8))]
+            + paint(hairs, shade(WHITE, .95)) + [(poly(-.025, .035, .025, .035, 0, .065),
+                                                  shade(PINK, .8))]
             + paint(mouth, BLACK))
 
 # %% ../../nbs/doodles/2_living.ipynb #99f0f2a7
@@ -192,7 +212,8 @@ def cat_sitting(rng, c, patch, head, k):
     "From the front, the tail curled to one side."
     side = one(rng, -1, 1)
     tail = chain([(s*side, y) for s, y in ((.1, .38), (.3, .38), (.37, .26), (.3, .14))], .07, .045)
-    trunk = smooth(poly(-.1, -.14, .1, -.14, .19, .12, .23, .34, .13, .43, -.13, .43, -.23, .34, -.19, .12), 1)
+    trunk = smooth(poly(-.1, -.14, .1, -.14, .19, .12, .23, .34, .13, .43, -.13, .43, -.23, .34,
+                        -.19, .12), 1)
     paws = [p for s in (-1, 1) for p in [(limb(s*.06, .12, s*.055, .41, .08, .075), shade(c, .85)),
                                          (ellipse(s*.06, .41, .055, .03), patch)]]
     return (paint(tail, shade(c, .8)) + [(trunk, c), (ellipse(0, .06, .09, .12), patch)] + paws
@@ -202,9 +223,12 @@ def cat_sitting(rng, c, patch, head, k):
 @kind('cat', 'orange black grey white')
 def cat(rng, c):
     "A cat standing or sitting, or only its face."
-    patch, iris, k = one(rng, WHITE, shade(c, 1.6)), hue(rng, 'green yellow orange'), rng.uniform(.9, 1.1)
+    patch = one(rng, WHITE, shade(c, 1.6))
+    iris = hue(rng, 'green yellow orange')
+    k = rng.uniform(.9, 1.1)
     stripe, striped, pose = shade(c, .6), rng.randint(2), rng.randint(5)
-    brow = paint([poly(x-.015, -.135, x+.015, -.135, x, -.07) for x in (-.05, 0, .05)], stripe)*striped
+    brow = paint([poly(x-.015, -.135, x+.015, -.135, x, -.07) for x in (-.05, 0, .05)],
+                 stripe)*striped
     head = cat_face(c, patch, iris) + brow
     if pose == 0: return head
     if pose < 3: return cat_standing(rng, c, patch, stripe, striped, head, k)
@@ -219,14 +243,17 @@ def cow_face(c, spot, nose, horn, curl):
     blaze = smooth(poly(-.06, -.25, .06, -.25, .09, .2, -.09, .2), 1)
     nostrils = [ellipse(s*.08, .23, .03, .04, n=12) for s in (-1, 1)]
     return (paint(ears, shade(c, .75)) + paint(horns, horn)
-            + [(skull, c), (blaze, spot), (ellipse(0, .24, .2, .13), nose)] + paint(nostrils, shade(nose, .4))
+            + [(skull, c), (blaze, spot), (ellipse(0, .24, .2, .13), nose)] + paint(nostrils,
+                shade(nose, .4))
             + eye(-.13, -.07, .035) + eye(.13, -.07, .035))
 
 def cow_head(c, nose, horn, curl):
     "From the side, about the origin."
-    skull = smooth(poly(-.07, -.08, .04, -.09, .18, -.04, .21, .05, .16, .09, .02, .09, -.07, .05), 1)
+    skull = smooth(poly(-.07, -.08, .04, -.09, .18, -.04, .21, .05, .16, .09, .02, .09, -.07, .05),
+                   1)
     return [(poly(-.03, -.06, .03, -.07, .1, -.08-curl, .02, -.06-curl*.6), horn), (skull, c),
-            (ellipse(.18, .025, .05, .068, -.2), nose), (ellipse(.2, .01, .012, n=8), shade(nose, .4)),
+            (ellipse(.18, .025, .05, .068, -.2), nose),
+            (ellipse(.2, .01, .012, n=8), shade(nose, .4)),
             (ellipse(-.08, -.04, .075, .033, .5), shade(c, .7))] + eye(.06, -.03, .022)
 
 # %% ../../nbs/doodles/2_living.ipynb #b411adf7
@@ -248,7 +275,8 @@ def cow(rng, c):
             + [(ellipse(-.42, .18, .03, .06), shade(spot, .6))])
     udder = [ellipse(-.13, .13, .085, .075), box(-.15, .17, -.13, .235)]
     return (tail + paint(udder, nose) + quadruped(rng, c, .37, -.24, .13, .06, BLACK) + patches
-            + [(limb(.27, -.1, x, y, .25, .14), c)] + move(cow_head(c, nose, horn, curl), x, y, turn, 1.05))
+            + [(limb(.27, -.1, x, y, .25, .14), c)] + move(cow_head(c, nose, horn, curl), x, y,
+                                                           turn, 1.05))
 
 # %% ../../nbs/doodles/2_living.ipynb #e4afb242
 def dog_face(c, mark, pale, floppy):
@@ -258,7 +286,8 @@ def dog_face(c, mark, pale, floppy):
     face = smooth(poly(-.16, -.25, .16, -.25, .24, -.02, .15, .22, -.15, .22, -.24, -.02), 1)
     tongue = smooth(poly(-.05, .1, .05, .1, .05, .33, -.05, .33), 1)
     cheeks = [ellipse(-.06, .12, .085, .08), ellipse(.06, .12, .085, .08)]
-    return (ears*(1-floppy) + [(face, c), (ellipse(.1, -.07, .08, .09), mark)] + eye(-.1, -.06, .036)
+    return (ears*(1-floppy) + [(face, c), (ellipse(.1, -.07, .08, .09), mark)] + eye(-.1, -.06,
+        .036)
             + eye(.1, -.06, .036) + ears*floppy + [(tongue, COLOURS['red'])] + paint(cheeks, pale)
             + [(ellipse(0, .06, .06, .042), BLACK)])
 
@@ -267,8 +296,10 @@ def dog_head(c, mark, pale, floppy, snout):
     skull = poly(-.09, -.1, .05, -.11, .1, -.03, snout, -.015, snout+.01, .06, .08, .1, -.07, .1)
     ear = (smooth(poly(-.09, -.1, .01, -.09, .0, .1, -.09, .12), 1) if floppy
            else poly(-.09, -.07, -.06, -.23, .03, -.09))
-    return [(smooth(skull, 1), c), (smooth(poly(.11, -.01, snout, -.015, snout+.01, .06, .09, .09), 1), pale),
-            (ellipse(snout, -.005, .03, .025, n=12), BLACK), (limb(.11, .06, snout, .055, .012), BLACK),
+    return [(smooth(skull, 1), c), (smooth(poly(.11, -.01, snout, -.015, snout+.01, .06, .09, .09),
+                                           1), pale),
+            (ellipse(snout, -.005, .03, .025, n=12), BLACK), (limb(.11, .06, snout, .055, .012),
+                BLACK),
             (ear, mark)] + eye(.045, -.04, .02)
 
 # %% ../../nbs/doodles/2_living.ipynb #aa425401
@@ -278,12 +309,14 @@ def dog_standing(rng, c, mark, pale, collar, head):
     tail = chain([(-.28, top+.05), (-.4, top-.04+lift/3), (-.46, top-.08+lift)], .06, .03)
     body = quadruped(rng, c, .3, top, .14, .06, pale, .06, .09, .38)
     saddle = one(rng, [], [(ellipse(-.08, top+.09, .13, .075), mark)])
-    neck = [(limb(.2, top+.09, .32, top-.13, .2, .14), c), (limb(.24, top-.08, .36, top-.02, .04), collar)]
+    neck = [(limb(.2, top+.09, .32, top-.13, .2, .14), c), (limb(.24, top-.08, .36, top-.02, .04),
+                                                            collar)]
     return paint(tail, mark) + body + saddle + neck + move(head, .34, top-.17, 0, 1.05)
 
 def dog_sitting(rng, c, mark, pale, collar, head):
     "From the side, the hind leg folded."
-    trunk = smooth(poly(.02, -.2, .17, -.16, .2, .08, .14, .3, -.08, .4, -.27, .36, -.25, .12, -.12, -.08), 1)
+    trunk = smooth(poly(.02, -.2, .17, -.16, .2, .08, .14, .3, -.08, .4, -.27, .36, -.25, .12, -.12,
+                        -.08), 1)
     tail = chain([(-.22, .33), (-.38, .34), (-.45, .34-rng.uniform(.05, .25))], .06, .03)
     body = [(limb(.06, .05, .1, .4, .09, .07), shade(c, .62)), (trunk, c),
             (ellipse(-.13, .25, .15, .15), shade(c, .85)), (limb(.14, .02, .16, .4, .11, .075), c),
@@ -305,9 +338,12 @@ def dog(rng, c):
 # %% ../../nbs/doodles/2_living.ipynb #7ac30ee1
 def horse_head(c, blaze):
     "A long head from the side, about the origin."
-    skull = smooth(poly(-.06, -.05, .05, -.06, .2, -.02, .25, .02, .24, .075, .17, .08, .03, .09, -.06, .05), 1)
-    return ([(poly(-.05, -.03, -.05, -.15, .02, -.05), c), (skull, c), (ellipse(.22, .03, .04, .046), shade(c, .6)),
-             (ellipse(.235, .02, .009, n=8), BLACK)] + [(limb(.04, -.05, .18, -.018, .03), WHITE)]*blaze
+    skull = smooth(poly(-.06, -.05, .05, -.06, .2, -.02, .25, .02, .24, .075, .17, .08, .03, .09,
+                        -.06, .05), 1)
+    return ([(poly(-.05, -.03, -.05, -.15, .02, -.05), c), (skull, c),
+             (ellipse(.22, .03, .04, .046), shade(c, .6)),
+             (ellipse(.235, .02, .009, n=8), BLACK)] + [(limb(.04, -.05, .18, -.018, .03), WHITE)]
+             *blaze
             + eye(.05, -.015, .018))
 
 def horse_neck(x, y):
@@ -340,7 +376,8 @@ def wool(
     bumps=11,   # around
 ):              # polygon
     "A cloud-like outline."
-    t = np.arange(4*bumps)*(np.pi/2/bumps); r = .86 + .16*np.abs(np.sin(t*bumps/2))
+    t = np.arange(4*bumps)*(np.pi/2/bumps)
+    r = .86 + .16*np.abs(np.sin(t*bumps/2))
     return np.stack([x + rx*r*np.cos(t), y + ry*r*np.sin(t)], 1)
 
 # %% ../../nbs/doodles/2_living.ipynb #f0b63c9f
@@ -373,22 +410,28 @@ def sheep(rng, c):
     x, y, turn = one(rng, (.34, -.16, .5), (.36, -.12, .3), (.36, .12, 1.1))
     locks = [ellipse(u*w, v*h, .06, .035, .3, 12)
              for u, v in ((-.55, -.25), (-.1, .25), (.3, -.4), (-.2, -.45), (-.55, .35))]
-    return (paint(far, shade(skin, .6)) + paint(near, skin) + [(ellipse(-w-.01, -.03, .07, .06), shade(c, .85))]
-            + [(wool(0, 0, w, h), c)] + paint(locks, shade(c, .88)) + move(sheep_head(c, skin, horns), x, y, turn))
+    return (paint(far, shade(skin, .6)) + paint(near, skin) + [(ellipse(-w-.01, -.03, .07, .06),
+        shade(c, .85))]
+            + [(wool(0, 0, w, h), c)] + paint(locks, shade(c, .88))
+            + move(sheep_head(c, skin, horns), x, y, turn))
 
 # %% ../../nbs/doodles/2_living.ipynb #afb3296e
 def hairdo(x, y, r, style, hair, hat):
     "(behind the head, on the head): short, long, bun, bald with a beard, or hat."
-    top = ellipse(x, y-.01, r*1.12); top[:, 1] = np.minimum(top[:, 1], y-.35*r)
-    beard = ellipse(x, y, r*1.02); beard[:, 1] = np.maximum(beard[:, 1], y+.25*r)
+    top = ellipse(x, y-.01, r*1.12)
+    top[:, 1] = np.minimum(top[:, 1], y-.35*r)
+    beard = ellipse(x, y, r*1.02)
+    beard[:, 1] = np.maximum(beard[:, 1], y+.25*r)
     long = smooth(poly(x-r*1.1, y-r*.6, x+r*1.1, y-r*.6, x+r*1.4, y+r*1.7, x-r*1.4, y+r*1.7), 1)
     back = {1: [long], 2: [ellipse(x, y-r*1.3, r*.5)]}.get(style, [])
     brim = (box(x-r*1.5, y-r*.5, x+r*1.5, y-r*.28), shade(hat, .7))
-    return paint(back, shade(hair, .85)), {3: [(beard, hair)], 4: [(top, hat), brim]}.get(style, [(top, hair)])
+    return paint(back, shade(hair, .85)), {3: [(beard, hair)], 4: [(top, hat), brim]}.get(style,
+        [(top, hair)])
 
 def human_head(rng, x, y, skin, style):
     "Head, hair and face at (x, y)."
-    hair = hue(rng, 'black brown yellow orange grey'); r = rng.uniform(.085, .1)
+    hair = hue(rng, 'black brown yellow orange grey')
+    r = rng.uniform(.085, .1)
     back, crown = hairdo(x, y, r, style, hair, hue(rng, 'red blue yellow green'))
     eyes = [ellipse(x+s*.4*r, y-.02, r*.12, n=8) for s in (-1, 1)]
     mouth = (ellipse(x, y+r*.6, r*.35, r*.1, n=10), shade(COLOURS['red'], .8))
@@ -404,22 +447,26 @@ def sitting(rng, skin, cloth, skirt, shoe, sleeve, body):
     wood = shade(WOOD, one(rng, .8, 1.2))
     legs = paint(chain([(0, .08), (.26, .08), (.28, .42)], .11, .07), skin if skirt else cloth)
     lap = [(limb(0, .07, .24, .07, .16, .13), cloth)]*skirt
-    return ([(box(-.15, .13, .19, .46), wood)] + legs + lap + [(ellipse(.32, .43, .075, .035), shoe)] + body
+    return ([(box(-.15, .13, .19, .46), wood)] + legs + lap
+            + [(ellipse(.32, .43, .075, .035), shoe)] + body
             + arm([(-.01, -.19), (.05, -.04), (.22, rng.uniform(-.05, .02))], sleeve, skin))
 
 # %% ../../nbs/doodles/2_living.ipynb #da7e3186
 def lower_body(rng, pose, w, skin, cloth, skirt, shoe):
     "Shoes, legs and skirt: standing, or with a long stride when walking."
     stride = rng.uniform(.13, .2) if pose == 1 else rng.uniform(.05, .08)
-    feet = [ellipse(x+.02*(1 if pose == 1 else np.sign(x)), .45, .06, .03, n=14) for x in (-stride, stride)]
-    legs = [(limb(s*.05, .0, s*stride, .45, .11, .065), skin if skirt else shade(cloth, .75) if s < 0 else cloth)
+    feet = [ellipse(x+.02*(1 if pose == 1 else np.sign(x)), .45, .06, .03, n=14) for x in (-stride,
+        stride)]
+    legs = [(limb(s*.05, .0, s*stride, .45, .11, .065), skin if skirt else shade(cloth, .75)
+             if s < 0 else cloth)
             for s in (-1, 1)]
     gown = [(poly(-w*.9, 0, w*.9, 0, w*1.7, .25, -w*1.7, .25), cloth)]*skirt
     return paint(feet, shoe) + legs + gown
 
 def both_arms(rng, pose, w, sleeve, skin):
     "(left, right): hanging, swinging, or raised, one of them perhaps on the hip."
-    elbow, hand = (((w+.06, -.06), (w+.05, .1)), ((w+.07, -.08), (w+.14, .02)), ((w+.12, -.3), (w+.14, -.48)))[pose]
+    elbow, hand = (((w+.06, -.06), (w+.05, .1)), ((w+.07, -.08), (w+.14, .02)),
+                   ((w+.12, -.3), (w+.14, -.48)))[pose]
     alike = one(rng, 1, 1, 0) if pose == 2 else 1
     left = ([(-w, -.2), (-elbow[0], elbow[1]), (-hand[0], hand[1])] if alike
             else [(-w, -.2), (-w-.09, -.07), (-w+.02, .03)])
@@ -436,7 +483,8 @@ def person(rng, c):
     cloth, shoe = hue(rng, 'blue black grey brown purple'), hue(rng, 'black brown red white')
     w, skirt, sleeve = rng.uniform(.1, .13), rng.randint(3) == 0, shade(c, .8)
     head = human_head(rng, 0, -.37, skin, style)
-    trunk = smooth(poly(-w, -.25, w, -.25, w*.9, .06, -w*.9, .06), 1); trunk[:, 0] *= 1.1
+    trunk = smooth(poly(-w, -.25, w, -.25, w*.9, .06, -w*.9, .06), 1)
+    trunk[:, 0] *= 1.1
     neck = [(box(-.03, -.3, .03, -.2), skin)]
     if pose == 3: return sitting(rng, skin, cloth, skirt, shoe, sleeve, neck + [(trunk, c)] + head)
     lower = lower_body(rng, pose, w, skin, cloth, skirt, shoe)
@@ -456,7 +504,8 @@ def flowers(rng, y, tones):
     heads = [(x, rng.uniform(-.42, -.2)) for x in (-.2, .02, .22)[:rng.randint(1, 4)]]
     stems = paint([limb(0, y, *p, .025) for p in heads], shade(green, .8))
     foliage = paint([leaf(0, y, s, y-.16, .1) for s in (-.22, .22, -.1, .12)], green)
-    discs = [[(wool(u, v, .11, .11, 6), bloom), (ellipse(u, v, .04, n=12), shade(COLOURS['yellow'], .9))]
+    discs = [[(wool(u, v, .11, .11, 6), bloom),
+              (ellipse(u, v, .04, n=12), shade(COLOURS['yellow'], .9))]
              for u, v in heads]
     return stems + foliage + sum(discs, [])
 
@@ -465,7 +514,8 @@ def cactus(rng, y, tones):
     "A column with two arms and a blossom."
     h, r, green = rng.uniform(.4, .55), rng.uniform(.09, .12), tones[0]
     stem = smooth(poly(-r, y, -r, y-h, r, y-h, r, y), 1)
-    bends = [[(0, y-h*k+.06), (s*.2, y-h*k+.06), (s*.2, y-h*k-.12), (s*.2, y-h*k-.16)] for s, k in ((-1, .35), (1, .5))]
+    bends = [[(0, y-h*k+.06), (s*.2, y-h*k+.06), (s*.2, y-h*k-.12), (s*.2, y-h*k-.16)] for s,
+             k in ((-1, .35), (1, .5))]
     arms = [q for b in bends for q in chain(b, .09, .08)]
     thorns = [limb(x, y-.04, x*.7, y-h*.93, .012) for x in (-.6*r, 0, .6*r)]
     bloom = (wool(0, y-h*.98+.02, .06, .05, 5), hue(rng, 'pink red yellow'))
@@ -475,7 +525,8 @@ def treelet(rng, y, tones):
     "A trunk with a crown, with or without fruit."
     crown = [(wool(u*rng.uniform(.8, 1.2), y-.36+v, .19, .16, 7), tones[i])
              for i, (u, v) in enumerate(((-.13, .05), (.14, .04), (0, -.09)))]
-    fruit = [(ellipse(rng.uniform(-.2, .2), y-.36+rng.uniform(-.1, .1), .028, n=10), hue(rng, 'red orange'))
+    fruit = [(ellipse(rng.uniform(-.2, .2), y-.36+rng.uniform(-.1, .1), .028, n=10),
+              hue(rng, 'red orange'))
              for _ in range(5)]*rng.randint(2)
     return [(limb(0, y, 0, y-.3, .05, .04), WOOD)] + crown + fruit
 
@@ -485,8 +536,10 @@ def palm(rng, y, tones):
     top = y-rng.uniform(.15, .3)
     turns = np.linspace(-1.9, 1.9, 7) + rng.uniform(-.12, .12, 7)
     tips = [(np.sin(a)*.42, top - np.cos(a)*.3) for a in turns]
-    frond = lambda u, v: poly(-.03, top+.02, u*.55-.03, (v+top)/2-.1, u, v+.04, u*.55+.03, (v+top)/2, .03, top+.03)
-    return [(limb(0, y, 0, top, .06, .04), WOOD)] + [(smooth(frond(*p), 1), tones[i % 3]) for i, p in enumerate(tips)]
+    frond = lambda u, v: poly(-.03, top+.02, u*.55-.03, (v+top)/2-.1, u, v+.04, u*.55+.03,
+                              (v+top)/2, .03, top+.03)
+    return [(limb(0, y, 0, top, .06, .04), WOOD)] + [(smooth(frond(*p), 1), tones[i % 3]) for i,
+                                                     p in enumerate(tips)]
 
 GREENS = (60, 150, 60), (45, 115, 55), (110, 165, 60)
 
@@ -498,5 +551,7 @@ def pottedplant(rng, c):
     band = limb(lean/2-w, y+d*.6, w-lean/2, y+d*.6, .03)
     pot = [(poly(-w, y, w, y, w-lean, .48, lean-w, .48), c),
            (poly(w*.5, y, w, y, w-lean, .48, w*.5, .48), shade(c, .8)),
-           (box(-w-.03, y-.02, w+.03, y+.05), shade(c, .88)), (band, hue(rng, 'white yellow red brown'))]
-    return (leaves, flowers, cactus, treelet, palm)[style](rng, y, [shade(green, k) for k in (1., .75, 1.25)]) + pot
+           (box(-w-.03, y-.02, w+.03, y+.05), shade(c, .88)),
+           (band, hue(rng, 'white yellow red brown'))]
+    return (leaves, flowers, cactus, treelet, palm)[style](rng, y, [shade(green, k)
+        for k in (1., .75, 1.25)]) + pot

@@ -63,7 +63,8 @@ def pair(
     img, _, visible = draw(scene, size)
     rng = np.random.RandomState(20_000_000 + i)
     tokens = tokenizer([caption(rng, scene, visible) for _ in range(captions)]).numpy()
-    if tokens[:, length:].any(): raise ValueError(f'a caption of picture {i} has more than {length} tokens: raise `length`')
+    if tokens[:, length:].any():
+        raise ValueError(f'a caption of picture {i} has more than {length} tokens: raise `length`')
     return np.asarray(img), tokens[:, :length].astype(np.int32)
 
 # %% ../../nbs/doodles/6_pretrain.ipynb #e54989ce
@@ -72,7 +73,8 @@ def chunk(folder, start, n, size, captions, length):
     path = Path(folder)/f'{start:07d}.npz'
     if path.exists(): return path
     tokenizer = SimpleTokenizer()
-    images, tokens = zip(*(pair(i, size, captions, length, tokenizer) for i in range(start, start + n)))
+    images, tokens = zip(*(pair(i, size, captions, length, tokenizer) for i in range(start,
+        start + n)))
     tmp = path.with_suffix('.tmp.npz')
     np.savez(tmp, images=np.stack(images), tokens=np.stack(tokens))
     os.replace(tmp, path)
@@ -85,10 +87,13 @@ def draw_pool(
 ):                     # images (n, size, size, 3) uint8, tokens (n, captions, length) int32
     "Captioned pictures, drawn in resumable chunks."
     Path(folder).mkdir(parents=True, exist_ok=True)
-    jobs = (delayed(chunk)(folder, s, per_chunk, size, captions, length) for s in range(0, n, per_chunk))
-    done = tqdm(Parallel(n_jobs, return_as='generator')(jobs), total=n//per_chunk, desc=f'drawing at {size}', mininterval=10)
+    jobs = (delayed(chunk)(folder, s, per_chunk, size, captions, length) for s in range(0, n,
+        per_chunk))
+    done = tqdm(Parallel(n_jobs, return_as='generator')(jobs), total=n//per_chunk,
+                desc=f'drawing at {size}', mininterval=10)
     files = [np.load(p) for p in done]
-    return tuple(torch.from_numpy(np.concatenate([f[k] for f in files])) for k in ('images', 'tokens'))
+    return tuple(torch.from_numpy(np.concatenate([f[k] for f in files])) for k in ('images',
+        'tokens'))
 
 # %% ../../nbs/doodles/6_pretrain.ipynb #91ecea08
 def prepare(
@@ -116,7 +121,9 @@ def augment(
     rng,
 ):              # (B, 3, pixels, pixels) float, normalised
     "A crop shared by the batch, mirrored halves, small changes of tint."
-    S = images.shape[1]; side = int(rng.randint(int(.8*S), S + 1)); y, x = rng.randint(0, S - side + 1, 2)
+    S = images.shape[1]
+    side = int(rng.randint(int(.8*S), S + 1))
+    y, x = rng.randint(0, S - side + 1, 2)
     v = images[:, y:y + side, x:x + side].permute(0, 3, 1, 2).float()/255
     v = F.interpolate(v, (pixels, pixels), mode='bilinear', antialias=True, align_corners=False)
     flip = torch.from_numpy(rng.rand(len(v)) < .5)
@@ -139,9 +146,12 @@ def clip_loss(
     tokens,      # (B*K, L) of the captions
 ):               # scalar
     "Symmetric InfoNCE; pictures that drew the same sentence share the target."
-    logits = scale*F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T   # (B, B*K)
-    same = (tokens[:, None] == tokens[None]).all(-1).view(len(image), -1, len(tokens)).any(1).float()
-    return (F.cross_entropy(logits, same/same.sum(1, keepdim=True)) + F.cross_entropy(logits.T, (same/same.sum(0)).T))/2
+    # (B, B*K)
+    logits = scale*F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
+    same = (tokens[:, None] == tokens[None]).all(-1).view(len(image), -1,
+                                                          len(tokens)).any(1).float()
+    return (F.cross_entropy(logits, same/same.sum(1, keepdim=True)) + F.cross_entropy(logits.T,
+        (same/same.sum(0)).T))/2
 
 # %% ../../nbs/doodles/6_pretrain.ipynb #a5fc978e
 def learning_rate(
@@ -155,7 +165,8 @@ def learning_rate(
 def groups(model, weight_decay=.1):
     "Parameter groups: decay for matrices and filters, none for gains, biases, embeddings and the logit scale."
     still = lambda n, p: p.ndim < 2 or 'embedding' in n
-    plain, decay = ([p for n, p in model.named_parameters() if still(n, p) == b] for b in (True, False))
+    plain, decay = ([p for n, p in model.named_parameters() if still(n, p) == b]
+                    for b in (True, False))
     return [dict(params=decay, weight_decay=weight_decay), dict(params=plain, weight_decay=0.)]
 
 # %% ../../nbs/doodles/6_pretrain.ipynb #f0a93e7d
@@ -166,7 +177,8 @@ def train_step(model, opt, images, tokens, lr, encode=image_features, compute=to
         _, v = encode(model.visual, images)
         t = encode_tokens(model, tokens)
     loss = clip_loss(v, t, model.logit_scale.exp(), tokens)
-    opt.zero_grad(); loss.backward()
+    opt.zero_grad()
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
     opt.step()
     with torch.no_grad(): model.logit_scale.clamp_(0, math.log(100))
@@ -183,6 +195,7 @@ def stage_of(
     ends = np.cumsum([s for *_, s in stages])
     return stages[int(np.searchsorted(ends, step, side='right'))][:2]
 
+# %% ../../nbs/doodles/6_pretrain.ipynb #06cd0658
 def draw_batch(
     pools,    # pools[pixels] = images, tokens
     pixels:int, batch:int,
@@ -192,14 +205,17 @@ def draw_batch(
     "Random pictures, from the smallest pool that is large enough, with random captions."
     images, tokens = pools[min(p for p in pools if p >= pixels)]
     rows = torch.from_numpy(rng.choice(len(images), batch, replace=False))
-    which = (torch.from_numpy(rng.randint(0, tokens.shape[1], (batch, 1))) + torch.arange(captions)) % tokens.shape[1]   # all different
+    # all different
+    which = (torch.from_numpy(rng.randint(0, tokens.shape[1], (batch, 1)))
+             + torch.arange(captions)) % tokens.shape[1]
     t = tokens[rows[:, None], which].flatten(0, 1)
     return augment(images[rows], pixels, rng), t[:, :int((t != 0).sum(1).max())]
 
 def save_state(path, model, opt, step, log, seconds):
     "Write the whole state beside the old one, then rename."
     tmp = f'{path}.tmp'
-    torch.save(dict(model=model.state_dict(), opt=opt.state_dict(), step=step, log=log, seconds=seconds), tmp)
+    torch.save(dict(model=model.state_dict(), opt=opt.state_dict(), step=step, log=log,
+                    seconds=seconds), tmp)
     os.replace(tmp, path)
 
 # %% ../../nbs/doodles/6_pretrain.ipynb #ea9b3be6
@@ -212,18 +228,28 @@ def pretrain(
     compute=torch.float32, **schedule,   # autocast type; peak and warmup of `learning_rate`
 ):                    # yields a log row each `every` steps
     "Train through the stages."
-    encode, model = torch.compile(image_features, dynamic=False) if compiled else image_features, model.to(memory_format=torch.channels_last)
-    opt, total = torch.optim.AdamW(groups(model), betas=(.9, .98), eps=1e-6), sum(s for *_, s in stages)
-    state = torch.load(checkpoint, weights_only=True) if Path(checkpoint).exists() else dict(step=0, log=[], seconds=0.)
-    if state['step']: model.load_state_dict(state['model']); opt.load_state_dict(state['opt'])
+    encode = torch.compile(image_features, dynamic=False) if compiled else image_features
+    model = model.to(memory_format=torch.channels_last)
+    opt = torch.optim.AdamW(groups(model), betas=(.9, .98), eps=1e-6)
+    total = sum(s for *_, s in stages)
+    state = torch.load(checkpoint, weights_only=True) if Path(checkpoint).exists() else dict(step=0,
+        log=[], seconds=0.)
+    if state['step']:
+        model.load_state_dict(state['model'])
+        opt.load_state_dict(state['opt'])
     log, losses, start = state['log'], [], time.time() - state['seconds']
-    for step in tqdm(range(state['step'], total), initial=state['step'], total=total, desc='pre-training', mininterval=10):
-        (pixels, batch), rng = stage_of(step, stages), np.random.RandomState([seed, step]); model.train()
+    for step in tqdm(range(state['step'], total), initial=state['step'], total=total,
+                     desc='pre-training', mininterval=10):
+        (pixels, batch), rng = stage_of(step, stages), np.random.RandomState([seed, step])
+        model.train()
         x, t = draw_batch(pools, pixels, batch, captions, rng)
-        losses.append(train_step(model, opt, x, t, learning_rate(step, total, **schedule), encode, compute))
+        losses.append(train_step(model, opt, x, t, learning_rate(step, total, **schedule), encode,
+                                 compute))
         if (step + 1) % every == 0 or step + 1 == total:
-            log.append(dict(step=step + 1, pixels=pixels, loss=float(np.mean(losses)), scale=model.logit_scale.exp().item(),
-                            seconds=time.time() - start, **(watch(model, step + 1) if watch else {}))); losses = []
+            log.append(dict(step=step + 1, pixels=pixels, loss=float(np.mean(losses)),
+                            scale=model.logit_scale.exp().item(),
+                            seconds=time.time() - start,
+                            **(watch(model, step + 1) if watch else {}))); losses = []
             save_state(checkpoint, model, opt, step + 1, log, time.time() - start)
             yield log[-1]
 
@@ -234,10 +260,14 @@ def probe_set(
     "Pictures of the benchmark's world whose seeds are used nowhere else."
     images, labels, things = [], np.full((n, len(VOC_KINDS)), -1, np.int8), []
     for i in range(n):
-        scene = compose(first + i); img, ids, seen = draw(scene, size); images.append(np.asarray(img))
+        scene = compose(first + i)
+        img, ids, seen = draw(scene, size)
+        images.append(np.asarray(img))
         for j, t in enumerate(scene.things):
             if t.kind in VOC_KINDS and seen[j] >= .3:
-                c = VOC_KINDS.index(t.kind); labels[i, c] = 1; things.append((i, c, ids == j + 1))
+                c = VOC_KINDS.index(t.kind)
+                labels[i, c] = 1
+                things.append((i, c, ids == j + 1))
     return torch.from_numpy(np.stack(images)), labels, things
 
 # %% ../../nbs/doodles/6_pretrain.ipynb #eb681c9e
@@ -247,21 +277,27 @@ def inside_masks(
     G,      # (C, d) unit length
 ):          # share of things whose masked features are nearest to their own name
     "Top-1 of features pooled inside the true masks."
-    masks = F.adaptive_avg_pool2d(torch.from_numpy(np.stack([m for *_, m in things])).float()[:, None], dense.shape[-2:])[:, 0]
+    masks = F.adaptive_avg_pool2d(torch.from_numpy(np.stack([m for *_, m in things])).float()[:,
+        None], dense.shape[-2:])[:, 0]
     rows, classes = (torch.tensor(v) for v in list(zip(*things))[:2])
-    return (torch.einsum('ndhw,nhw,cd->nc', dense[rows], masks, G).argmax(1) == classes).float().mean().item()
+    return (torch.einsum('ndhw,nhw,cd->nc', dense[rows], masks,
+                         G).argmax(1) == classes).float().mean().item()
 
+# %% ../../nbs/doodles/6_pretrain.ipynb #35def444
 @torch.inference_mode()
 def probe(
     model, prompts, # open_clip's CLIP; (20, L) tokens of the class sentences
     images, labels, things,
 )->dict:            # percent
     "Zero-shot numbers: pooled mAP, mAP of the dense maximum, top-1 inside the true masks."
-    model.eval(); G = F.normalize(encode_tokens(model, prompts).float(), dim=-1)
-    views = (image_features(model.visual, normalise(b.permute(0, 3, 1, 2).float()/255)) for b in images.split(50))
+    model.eval()
+    G = F.normalize(encode_tokens(model, prompts).float(), dim=-1)
+    views = (image_features(model.visual, normalise(b.permute(0, 3, 1, 2).float()/255))
+             for b in images.split(50))
     dense, pooled = (torch.cat(f) for f in zip(*views))
     cos = torch.einsum('bdhw,cd->bchw', F.normalize(dense, dim=1), G)
-    return dict(pooled=100*mean_ap(F.normalize(pooled, dim=-1) @ G.T, labels), dense=100*mean_ap(cos.amax((2, 3)), labels),
+    return dict(pooled=100*mean_ap(F.normalize(pooled, dim=-1) @ G.T, labels),
+                dense=100*mean_ap(cos.amax((2, 3)), labels),
                 inside=100*inside_masks(dense, things, G))
 
 # %% ../../nbs/doodles/6_pretrain.ipynb #71996435
@@ -271,10 +307,14 @@ def log_figure(
     "Loss and zero-shot numbers over steps."
     import matplotlib.pyplot as plt   # only when something is drawn
     fig, axs = plt.subplots(1, 2, figsize=(6.5, 2.3), layout='constrained')
-    axs[0].plot(log.step, log.loss, 'k', lw=1); axs[0].set(xlabel='step', ylabel='contrastive loss')
-    for k, ls, c in ('inside', '-', '#D55E00'), ('dense', '--', '#0072B2'), ('pooled', '-.', '#009E73'):
-        seen = log.dropna(subset=[k]); axs[1].plot(seen.step, seen[k], ls, color=c, marker='.', label=k)
-    axs[1].set(xlabel='step', ylabel='%'); axs[1].legend(fontsize=8)
+    axs[0].plot(log.step, log.loss, 'k', lw=1)
+    axs[0].set(xlabel='step', ylabel='contrastive loss')
+    for k, ls, c in ('inside', '-', '#D55E00'), ('dense', '--', '#0072B2'), ('pooled', '-.',
+        '#009E73'):
+        seen = log.dropna(subset=[k])
+        axs[1].plot(seen.step, seen[k], ls, color=c, marker='.', label=k)
+    axs[1].set(xlabel='step', ylabel='%')
+    axs[1].legend(fontsize=8)
     return fig
 
 # %% ../../nbs/doodles/6_pretrain.ipynb #012b76c3
@@ -283,7 +323,8 @@ def pack(
     used,   # (K,) ids of the words it has, sorted
 )->dict:    # of tensors
     "Half-precision tensors, and which rows of the token embedding they are."
-    state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    state = {k: v.half().contiguous() if v.is_floating_point() else v for k,
+             v in model.state_dict().items()}
     return dict(state, token_ids=used.int())
 
 # %% ../../nbs/doodles/6_pretrain.ipynb #caf6eecf
@@ -292,7 +333,9 @@ def warm_start(
     used,    # (K,) ids of the words in use, sorted
 ):           # open_clip's CLIP
     "The tiny CLIP with shipped weights and this vocabulary."
-    model = tiny_clip(len(used)); state = {k: v.float() if v.is_floating_point() else v for k, v in weights.items() if k != 'token_ids'}
+    model = tiny_clip(len(used))
+    state = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()
+             if k != 'token_ids'}
     table, ids = model.token_embedding.weight.detach().clone(), weights['token_ids']
     table[torch.isin(used, ids)] = state['token_embedding.weight'][torch.isin(ids, used)]
     model.load_state_dict(dict(state, **{'token_embedding.weight': table}))

@@ -28,9 +28,11 @@ def single(
     first:int=30_000_000, # of the seeds
 ):                   # (size, size, 3) uint8, class
     "A drawing of one thing, in a place as good as any."
-    rng = np.random.RandomState(first + i); place, horizon = pick(rng, list(PLACES)), rng.uniform(.2, .6)
+    rng = np.random.RandomState(first + i)
+    place, horizon = pick(rng, list(PLACES)), rng.uniform(.2, .6)
     thing = put(rng, CLASSES[i % len(CLASSES)], horizon, sizes=(.35, .95))
-    img, _, _ = draw(Scene(place, float(horizon), (thing,), float(rng.uniform(.75, 1.1)), first + i), size)
+    img, _, _ = draw(Scene(place, float(horizon), (thing,), float(rng.uniform(.75, 1.1)),
+                           first + i), size)
     return np.asarray(img), i % len(CLASSES)
 
 # %% ../../nbs/doodles/7_resnet.ipynb #6dc73f2b
@@ -40,11 +42,15 @@ def singles(
     first:int=30_000_000, each:int=1000,
 ):                       # (n, size, size, 3) uint8, (n,) classes
     "Many pictures of one thing each, kept in files."
-    Path(folder).mkdir(parents=True, exist_ok=True); images = []
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    images = []
     for start in range(0, n, each):
         path = Path(folder)/f'{first + start}-{min(each, n - start)}-{size}.npy'
         if not path.exists():
-            tmp = path.with_suffix('.tmp.npy'); np.save(tmp, np.stack([single(i, size, first)[0] for i in range(start, min(start + each, n))])); os.replace(tmp, path)
+            tmp = path.with_suffix('.tmp.npy')
+            np.save(tmp, np.stack([single(i, size, first)[0] for i in range(start,
+                min(start + each, n))]))
+            os.replace(tmp, path)
         images.append(np.load(path))
     return torch.from_numpy(np.concatenate(images)), torch.arange(n) % len(CLASSES)
 
@@ -55,11 +61,14 @@ def batch_of(
     rng,
 ):                     # (B, 3, pixels, pixels), (B,)
     "Random pictures, cropped alike in a batch, half of them mirrored, tinted a little."
-    rows = torch.from_numpy(rng.choice(len(images), min(batch, len(images)), replace=False)); S = images.shape[1]
-    side = int(rng.randint(int(.7*S), S + 1)); y, x = rng.randint(0, S - side + 1, 2)
+    rows = torch.from_numpy(rng.choice(len(images), min(batch, len(images)), replace=False))
+    S = images.shape[1]
+    side = int(rng.randint(int(.7*S), S + 1))
+    y, x = rng.randint(0, S - side + 1, 2)
     v = images[rows, y:y + side, x:x + side].permute(0, 3, 1, 2).float()/255
     v = F.interpolate(v, (pixels, pixels), mode='bilinear', antialias=True, align_corners=False)
-    flip = torch.from_numpy(rng.rand(len(v)) < .5); v[flip] = v[flip].flip(-1)
+    flip = torch.from_numpy(rng.rand(len(v)) < .5)
+    v[flip] = v[flip].flip(-1)
     v = v*torch.from_numpy(rng.uniform(.85, 1.15, (len(v), 3, 1, 1))).float()
     return normalize(v, *IMAGENET).contiguous(memory_format=torch.channels_last), classes[rows]
 
@@ -69,31 +78,47 @@ def accuracy(
 )->float:                   # percent
     "Top-1 of a classifier."
     with torch.inference_mode():
-        said = [model.eval()(normalize(b.permute(0, 3, 1, 2).float()/255, *IMAGENET)).argmax(1) for b in images.split(64)]
+        said = [model.eval()(normalize(b.permute(0, 3, 1, 2).float()/255, *IMAGENET)).argmax(1)
+                for b in images.split(64)]
     return 100*(torch.cat(said) == classes).float().mean().item()
 
 # %% ../../nbs/doodles/7_resnet.ipynb #e113c037
 def train(
     model, pool, held,     # (images, classes) to learn from; to be judged by
     checkpoint,            # file to write and to go on from
-    steps:int=1500, batch:int=64, pixels:int=96, peak:float=3e-3, seed:int=0, every:int=100, weight_decay:float=.05,
+    steps:int=1500, batch:int=64, pixels:int=96, peak:float=3e-3, seed:int=0, every:int=100,
+    weight_decay:float=.05,
 ):                         # yields a row of the log each `every` steps
     "Supervised pre-training."
-    model.to(memory_format=torch.channels_last); opt = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=weight_decay)
-    state = torch.load(checkpoint, weights_only=True) if Path(checkpoint).exists() else dict(step=0, log=[], seconds=0.)
-    if state['step']: model.load_state_dict(state['model']); opt.load_state_dict(state['opt'])
+    model.to(memory_format=torch.channels_last)
+    opt = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=weight_decay)
+    state = torch.load(checkpoint, weights_only=True) if Path(checkpoint).exists() else dict(step=0,
+        log=[], seconds=0.)
+    if state['step']:
+        model.load_state_dict(state['model'])
+        opt.load_state_dict(state['opt'])
     log, losses, start = state['log'], [], time.process_time() - state['seconds']
     for step in range(state['step'], steps):
         x, y = batch_of(*pool, batch, pixels, np.random.RandomState([seed, step]))
-        for g in opt.param_groups: g['lr'] = learning_rate(step, steps, peak, min(100, steps//5 + 1))
+        for g in opt.param_groups:
+            g['lr'] = learning_rate(step, steps, peak, min(100, steps//5 + 1))
         loss = F.cross_entropy(model.train()(x), y, label_smoothing=.1)
-        opt.zero_grad(); loss.backward(); opt.step(); losses.append(loss.item())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
         if (step + 1) % every == 0 or step + 1 == steps:
-            log.append(dict(step=step + 1, loss=float(np.mean(losses)), top1=accuracy(model, *held), seconds=time.process_time() - start)); losses = []
-            tmp = f'{checkpoint}.tmp'; torch.save(dict(model=model.state_dict(), opt=opt.state_dict(), step=step + 1, log=log, seconds=log[-1]['seconds']), tmp); os.replace(tmp, checkpoint)
+            log.append(dict(step=step + 1, loss=float(np.mean(losses)), top1=accuracy(model, *held),
+                            seconds=time.process_time() - start))
+            losses = []
+            tmp = f'{checkpoint}.tmp'
+            torch.save(dict(model=model.state_dict(), opt=opt.state_dict(), step=step + 1, log=log,
+                            seconds=log[-1]['seconds']), tmp)
+            os.replace(tmp, checkpoint)
             yield log[-1]
 
 # %% ../../nbs/doodles/7_resnet.ipynb #abf4b33d
 def pack(model):
     "Tensors to ship."
-    return {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    return {k: v.half().contiguous() if v.is_floating_point() else v for k,
+            v in model.state_dict().items()}

@@ -12,9 +12,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 # %% ../../nbs/doodles/1_shapes.ipynb #35f567ab
-COLOURS = dict(red=(200, 40, 40), orange=(235, 130, 30), yellow=(240, 205, 50), green=(60, 150, 60), blue=(50, 90, 190),
+COLOURS = dict(red=(200, 40, 40), orange=(235, 130, 30), yellow=(240, 205, 50), green=(60, 150, 60),
+               blue=(50, 90, 190),
                purple=(130, 70, 160), pink=(235, 150, 180), brown=(125, 80, 45), black=(35, 35, 40),
-               grey=(130, 130, 135), white=(240, 240, 235), tan=(215, 180, 130), silver=(185, 190, 200))
+               grey=(130, 130, 135), white=(240, 240, 235), tan=(215, 180, 130),
+               silver=(185, 190, 200))
 BLACK, WHITE, PINK, WOOD = (COLOURS[c] for c in ('black', 'white', 'pink', 'brown'))
 
 def shade(
@@ -35,7 +37,8 @@ def ellipse(
 ):             # (n, 2) polygon
     "Polygon of an ellipse."
     ry = rx if ry is None else ry
-    t = np.arange(n)*(2*np.pi/n); c, s = np.cos(turn), np.sin(turn)
+    t = np.arange(n)*(2*np.pi/n)
+    c, s = np.cos(turn), np.sin(turn)
     u, v = rx*np.cos(t), ry*np.sin(t)
     return np.stack([x + c*u - s*v, y + s*u + c*v], 1)
 
@@ -64,7 +67,8 @@ def limb(
 ):             # (4, 2) polygon
     "A bar from one point to another."
     w1 = w0 if w1 is None else w1
-    d = np.array([x1-x0, y1-y0], float); n = np.array([-d[1], d[0]])/max(np.hypot(*d), 1e-6)/2
+    d = np.array([x1-x0, y1-y0], float)
+    n = np.array([-d[1], d[0]])/max(np.hypot(*d), 1e-6)/2
     a, b = np.array([x0, y0]), np.array([x1, y1])
     return np.stack([a + n*w0, b + n*w1, b - n*w1, a - n*w0])
 
@@ -75,7 +79,8 @@ def chain(
     w1=None,   # width at the end; None: the same
 ):             # list of polygons
     "Bars along a polyline, with round joints."
-    p = np.asarray(points, float); w = np.linspace(w0, w0 if w1 is None else w1, len(p))
+    p = np.asarray(points, float)
+    w = np.linspace(w0, w0 if w1 is None else w1, len(p))
     bars = [limb(*p[i], *p[i+1], w[i], w[i+1]) for i in range(len(p)-1)]
     return bars + [ellipse(*p[i], w[i]/2, n=10) for i in range(1, len(p)-1)]
 
@@ -128,7 +133,8 @@ def smooth(
     "Round a polygon's corners (Chaikin's corner cutting)."
     p = np.asarray(points, float)
     for _ in range(times):
-        q = np.roll(p, -1, 0); p = np.stack([.75*p + .25*q, .25*p + .75*q], 1).reshape(-1, 2)
+        q = np.roll(p, -1, 0)
+        p = np.stack([.75*p + .25*q, .25*p + .75*q], 1).reshape(-1, 2)
     return p
 
 # %% ../../nbs/doodles/1_shapes.ipynb #7ca4de5c
@@ -164,7 +170,9 @@ def leaf(
     w,              # width
 ):                  # (8, 2) polygon
     "A pointed leaf."
-    d = np.array([tip_x - x, tip_y - y]); n = np.array([-d[1], d[0]])/np.hypot(*d)*w/2; a = np.array([x, y])
+    d = np.array([tip_x - x, tip_y - y])
+    n = np.array([-d[1], d[0]])/np.hypot(*d)*w/2
+    a = np.array([x, y])
     return np.stack([a, a + .25*d + .8*n, a + .5*d + n, a + .8*d + .5*n, a + d,
                      a + .8*d - .5*n, a + .5*d - n, a + .25*d - .8*n])
 
@@ -202,8 +210,10 @@ def example(
     seed=0,  # decides colour and drawing
 ):           # parts
     "One drawing of a kind."
-    if name not in KINDS: raise ValueError(f'kind {name!r} is not registered: known are {", ".join(KINDS)}')
-    rng = np.random.RandomState(seed); f, colours = KINDS[name]
+    if name not in KINDS:
+        raise ValueError(f'kind {name!r} is not registered: known are {", ".join(KINDS)}')
+    rng = np.random.RandomState(seed)
+    f, colours = KINDS[name]
     return f(rng, hue(rng, ' '.join(colours)))
 
 # %% ../../nbs/doodles/1_shapes.ipynb #ecc9b390
@@ -215,7 +225,8 @@ def place(
     flip=False,       # mirror left and right
 ):                    # parts
     "Parts fitted to a size and carried to a place."
-    p = np.concatenate([q for q, _ in parts]); lo, hi = p.min(0), p.max(0)
+    p = np.concatenate([q for q, _ in parts])
+    lo, hi = p.min(0), p.max(0)
     p = (p - (lo + hi)/2)*(size/(hi - lo).max())*(-1 if flip else 1, 1)
     s, k = np.sin(turn), np.cos(turn)
     p = p @ np.array([(k, s), (-s, k)]) + (x, y)
@@ -229,7 +240,8 @@ def picture(
     sharp=2,               # painted so many times larger, then averaged
 ):                         # PIL RGB
     "Paint parts, later ones on top."
-    img = Image.new('RGB', (pixels*sharp, pixels*sharp), back); pen = ImageDraw.Draw(img)
+    img = Image.new('RGB', (pixels*sharp, pixels*sharp), back)
+    pen = ImageDraw.Draw(img)
     for p, c in parts:
         xy = np.rint(p*(pixels*sharp)).astype(int).ravel().tolist()
         pen.polygon(xy, fill=tuple(int(v) for v in c))
@@ -243,11 +255,13 @@ def contact_sheet(
     label=70,    # width of the names
 ):               # PIL picture
     "Several drawings of each kind, one row a kind."
-    names = names.split(', '); sheet = Image.new('RGB', (label + n*pixels, len(names)*pixels), (214, 224, 214))
+    names = names.split(', ')
+    sheet = Image.new('RGB', (label + n*pixels, len(names)*pixels), (214, 224, 214))
     pen = ImageDraw.Draw(sheet)
     for r, name in enumerate(names):
         pen.text((3, (r + .4)*pixels), name, fill=BLACK)
-        for i in range(n): sheet.paste(picture(place(example(name, i)), pixels), (label + i*pixels, r*pixels))
+        for i in range(n):
+            sheet.paste(picture(place(example(name, i)), pixels), (label + i*pixels, r*pixels))
     return sheet.quantize(32)
 
 # %% ../../nbs/doodles/1_shapes.ipynb #90ccba45
@@ -260,8 +274,12 @@ def check_kind(
     for p, c in (part for d in drawings for part in d):
         if p.ndim != 2 or p.shape[1] != 2 or len(p) < 3:
             raise ValueError(f'{name}: a polygon of shape {p.shape}, not (3 or more, 2)')
-        if not np.isfinite(p).all(): raise ValueError(f'{name}: a polygon with corners that are not finite')
-        if len(c) != 3 or min(c) < 0 or max(c) > 255: raise ValueError(f'{name}: colour {tuple(c)} is not in 0..255')
+        if not np.isfinite(p).all():
+            raise ValueError(f'{name}: a polygon with corners that are not finite')
+        if len(c) != 3 or min(c) < 0 or max(c) > 255:
+            raise ValueError(f'{name}: colour {tuple(c)} is not in 0..255')
     seen = {picture(place(d)).tobytes() for d in drawings}
-    if len(seen) <= n//2: raise ValueError(f'{name}: {n} seeds gave only {len(seen)} different drawings')
-    if picture(place(example(name))).tobytes() not in seen: raise ValueError(f'{name}: one seed, two drawings')
+    if len(seen) <= n//2:
+        raise ValueError(f'{name}: {n} seeds gave only {len(seen)} different drawings')
+    if picture(place(example(name))).tobytes() not in seen:
+        raise ValueError(f'{name}: one seed, two drawings')

@@ -14,7 +14,11 @@ import numpy as np
 from .shapes import WOOD, box, chain, ellipse, hue, kind, limb, paint, poly, ring, shade, smooth
 
 # %% ../../nbs/doodles/3_things.ipynb #19e08ac4
-GLASS, TYRE, STEEL, LAMP, EARTH = (170, 210, 230), (35, 35, 38), (175, 180, 188), (250, 225, 120), (95, 80, 70)
+GLASS = (170, 210, 230)
+TYRE = (35, 35, 38)
+STEEL = (175, 180, 188)
+LAMP = (250, 225, 120)
+EARTH = (95, 80, 70)
 
 def soft(
     x0, y0,   # left, top
@@ -52,19 +56,23 @@ def spoked(
     spokes,   # diameters
 ):            # parts
     "A wheel of spokes."
-    a = np.arange(spokes)*np.pi/spokes; u, v = r*np.cos(a), r*np.sin(a)
+    a = np.arange(spokes)*np.pi/spokes
+    u, v = r*np.cos(a), r*np.sin(a)
     bars = [limb(x-p, y-q, x+p, y+q, .009) for p, q in zip(u, v)]
     return paint(bars, STEEL) + paint([ring(x, y, r, width), ellipse(x, y, r*.12, n=10)], TYRE)
 
 # %% ../../nbs/doodles/3_things.ipynb #5f5a2da1
 def airliner(c, d, k):
     "From above, nose up; `k` widens it."
-    wing, tail = poly(0, -.14, .5, .08+.12*k, .5, .15+.12*k, 0, .1), poly(0, .34, .19, .43, .19, .48, 0, .44)
+    wing = poly(0, -.14, .5, .08+.12*k, .5, .15+.12*k, 0, .1)
+    tail = poly(0, .34, .19, .43, .19, .48, 0, .44)
     wings = [q*(s, 1) for q in (wing, tail) for s in (-1, 1)]
-    jets = [soft(s*x-.03, .3*x-.16, s*x+.03, .3*x, .02) for s in (-1, 1) for x in ((.17, .31) if k > 1 else (.2,))]
+    jets = [soft(s*x-.03, .3*x-.16, s*x+.03, .3*x, .02) for s in (-1, 1)
+            for x in ((.17, .31) if k > 1 else (.2,))]
     hull = smooth(poly(0, -.52, .07*k, -.42, .065*k, .3, 0, .55, -.065*k, .3, -.07*k, -.42))
     cockpit = poly(-.04, -.39, -.025, -.43, .025, -.43, .04, -.39)
-    return (paint(jets, (75, 80, 90)) + paint(wings, shade(c, .8)) + [(hull, c), (box(-.012, .3, .012, .49), d)]
+    return (paint(jets, (75, 80, 90)) + paint(wings, shade(c, .8)) + [(hull, c),
+        (box(-.012, .3, .012, .49), d)]
             + [(cockpit, TYRE)])
 
 def jet(base, dark, k):
@@ -80,9 +88,11 @@ def propeller_plane(c, d, base, dark):
     "From the side, on its wheels."
     blades = [smooth(poly(.49, .02, .53, s*.14, .51, s*.24, .49, s*.2), 1) for s in (-1, 1)]
     struts = [limb(.2, .08, .24, .22, .02), limb(-.42, .02, -.44, .12, .015)]
-    cabin = [(smooth(poly(-.08, -.07, 0, -.19, .16, -.19, .22, -.07), 1), GLASS), (box(.07, -.17, .085, -.07), c)]
+    cabin = [(smooth(poly(-.08, -.07, 0, -.19, .16, -.19, .22, -.07), 1), GLASS),
+             (box(.07, -.17, .085, -.07), c)]
     wing = smooth(poly(.02, .0, .24, .0, .14, .12, -.16, .12), 1)
-    return (paint(struts, TYRE) + cabin + base + wheel(.24, .23, .05) + wheel(-.44, .12, .025) + [(wing, dark)]
+    return (paint(struts, TYRE) + cabin + base + wheel(.24, .23, .05) + wheel(-.44, .12, .025)
+            + [(wing, dark)]
             + paint(blades, WOOD) + [(ellipse(.49, .01, .035, n=14), d)])
 
 @kind('aeroplane', 'white silver red blue yellow')
@@ -97,7 +107,8 @@ def aeroplane(rng, c):
     return jet(base, dark, k) if v == 0 else propeller_plane(c, d, base, dark)
 
 # %% ../../nbs/doodles/3_things.ipynb #52f249f8
-HANDLEBARS = ([(.18, -.24), (.28, -.25), (.32, -.19), (.27, -.14)], [(.18, -.22), (.17, -.28), (.1, -.29)],
+HANDLEBARS = ([(.18, -.24), (.28, -.25), (.32, -.19), (.27, -.14)],
+              [(.18, -.22), (.17, -.28), (.1, -.29)],
               [(.18, -.22), (.21, -.32), (.11, -.33)])
 
 def bicycle_frame(v, w, rear, fore, crank):
@@ -108,18 +119,22 @@ def bicycle_frame(v, w, rear, fore, crank):
     return top + [limb(*seat, *crank, w), limb(*crank, *rear, w*.8), limb(-.11, -.06, *rear, w*.8),
                   limb(.18, -.22, *fore, w)]
 
+# %% ../../nbs/doodles/3_things.ipynb #23e8a8f7
 @kind('bicycle', 'red blue green black orange')
 def bicycle(rng, c):
     "Racing, city or step-through bicycle: a thin frame, two spoked wheels."
     v, r, n, w = rng.randint(3), rng.uniform(.19, .225), rng.randint(3, 7), rng.uniform(.026, .034)
     rear, fore, crank = (-.29, .2), (.3, .2), (-.04, .2)
-    guards = [ring(*p, r+.04, .018)[[*range(12, 24), *range(26, 38)]] for p in (rear, fore)] if v else []
+    guards = [ring(*p, r+.04, .018)[[*range(12, 24), *range(26, 38)]]
+              for p in (rear, fore)] if v else []
     basket = [poly(.23, -.27, .41, -.27, .38, -.13, .26, -.13)] if v and rng.rand() < .6 else []
     saddle = smooth(poly(-.25, -.24, -.06, -.23, -.15, -.19, -.24, -.19), 1)
     pedals = [limb(-.04, .2, .0, .3, .02), limb(-.03, .305, .04, .305, .025)]
     return (spoked(*rear, r, .035, n) + spoked(*fore, r, .035, n) + paint(guards, shade(c, .6))
-            + paint(bicycle_frame(v, w, rear, fore, crank), c) + [(limb(-.13, -.13, -.15, -.21, .022), STEEL)]
-            + paint([saddle] + chain(HANDLEBARS[v], .028), TYRE) + paint(basket, hue(rng, 'tan brown'))
+            + paint(bicycle_frame(v, w, rear, fore, crank), c)
+            + [(limb(-.13, -.13, -.15, -.21, .022), STEEL)]
+            + paint([saddle] + chain(HANDLEBARS[v], .028), TYRE) + paint(basket,
+                hue(rng, 'tan brown'))
             + [(ellipse(*crank, .05, n=14), STEEL)] + paint(pedals, TYRE))
 
 # %% ../../nbs/doodles/3_things.ipynb #dff423d6
@@ -129,8 +144,10 @@ def bus_front(c, w):
     body = poly(-w, .36, -w, -.35, -w*.85, -.45, w*.85, -.45, w, -.35, w, .36)
     lamps = [ellipse(s*w*.72, .27, .045, n=14) for s in (-1, 1)]
     mirrors = [smooth(box(s*w*1.08, -.28, s*w*1.3, -.1), 1) for s in (-1, 1)]
-    bumper, sign = (box(-w*1.03, .33, w*1.03, .38), shade(c, .5)), (box(-w*.65, -.42, w*.65, -.345), TYRE)
-    return (paint(tyres, TYRE) + [(body, c)] + row(-w*.9, -.32, w*.9, .08, 2, .06) + paint(lamps, LAMP)
+    bumper = (box(-w*1.03, .33, w*1.03, .38), shade(c, .5))
+    sign = (box(-w*.65, -.42, w*.65, -.345), TYRE)
+    return (paint(tyres, TYRE) + [(body, c)] + row(-w*.9, -.32, w*.9, .08, 2, .06) + paint(lamps,
+        LAMP)
             + [bumper, sign, (box(-w*.45, -.4, w*.45, -.365), LAMP)] + paint(mirrors, TYRE)
             + row(-w*.4, .17, w*.4, .25, 3, .2, shade(c, .5)))
 
@@ -142,9 +159,11 @@ def bus(rng, c):
     if v == 3: return bus_front(c, rng.uniform(.27, .33))
     top, nose = (-.22, -.42, -.22)[v] + rng.uniform(-.02, .03), .5 - .16*(v == 2)
     body = soft(-.5, top-.01, nose, .205, .035)
-    bonnet = ([(poly(.3, .2, .3, -.02, .45, 0, .49, .03, .5, .07, .5, .2), c), (ellipse(.48, .07, .025, n=12), LAMP)]
+    bonnet = ([(poly(.3, .2, .3, -.02, .45, 0, .49, .03, .5, .07, .5, .2), c),
+               (ellipse(.48, .07, .025, n=12), LAMP)]
               if v == 2 else [])
-    decks = row(-.47, top+.05, nose-.14*(v != 1), top+.18, n) + (row(-.47, -.12, .32, .01, n) if v == 1 else [])
+    decks = row(-.47, top+.05, nose-.14*(v != 1), top+.18, n) + (row(-.47, -.12, .32, .01, n)
+        if v == 1 else [])
     y = -.12 if v == 1 else top+.05
     door = [(box(nose-.13, y, nose-.02, y+.17 if v == 2 else .18), shade(c, .55)),
             (box(nose-.12, y+.015, nose-.03, y+.14), GLASS)]
@@ -154,18 +173,21 @@ def bus(rng, c):
             + wheel(-.3, .2, .085) + wheel(.27 if v < 2 else .34, .2, .085))
 
 # %% ../../nbs/doodles/3_things.ipynb #8cd268c9
-CABINS = (-.46, -.36, .1, .26), (-.33, -.18, .1, .25), (-.1, -.08, .13, .25)   # foot, roof from, roof to, end
+# foot, roof from, roof to, end
+CABINS = (-.46, -.36, .1, .26), (-.33, -.18, .1, .25), (-.1, -.08, .13, .25)
 
 def car_front(rng, c, h):
     "From the front; `h` is the height of the windscreen."
-    lamps, tyres = [ellipse(s*.3, .06, .065, .05) for s in (-1, 1)], [box(s*.24, .15, s*.38, .31) for s in (-1, 1)]
+    lamps = [ellipse(s*.3, .06, .065, .05) for s in (-1, 1)]
+    tyres = [box(s*.24, .15, s*.38, .31) for s in (-1, 1)]
     roof = [(poly(-.34, -.05, -.25, -.09-h, .25, -.09-h, .34, -.05), c),
             (poly(-.28, -.05, -.21, -.05-h, .21, -.05-h, .28, -.05), GLASS)]
     body = smooth(poly(-.42, .2, -.42, -.02, -.32, -.06, .32, -.06, .42, -.02, .42, .2), 1)
     grille = row(-.18, .02, .18, .1, rng.randint(3, 7), .3, TYRE)
     mirrors = [ellipse(s*.41, -.08, .045, .03, n=12) for s in (-1, 1)]
     return (paint(tyres, TYRE) + roof + [(body, c)] + paint(lamps, LAMP) + grille
-            + [(box(-.43, .15, .43, .2), shade(c, .55)), (box(-.1, .145, .1, .195), (240, 240, 235))]
+            + [(box(-.43, .15, .43, .2), shade(c, .55)),
+               (box(-.1, .145, .1, .195), (240, 240, 235))]
             + paint(mirrors, c))
 
 # %% ../../nbs/doodles/3_things.ipynb #b67b29fb
@@ -193,13 +215,15 @@ def car(rng, c):
 def chair_side(c, k, w, h, seat):
     "Of wood, from the side."
     legs = [limb(-.14, .05, -.1, .45, w), limb(.12, .05, .1, .45, w)]
-    posts = [limb(-.21, .04, -.27, -h, w*1.2), limb(-.2, .04, -.24, .48, w*1.2), limb(.19, .05, .21, .48, w*1.2)]
+    posts = [limb(-.21, .04, -.27, -h, w*1.2), limb(-.2, .04, -.24, .48, w*1.2),
+             limb(.19, .05, .21, .48, w*1.2)]
     return paint(legs, k) + paint(posts, c) + [(limb(-.22, .27, .2, .27, w*.6), k),
                                                (smooth(box(-.24, -.01, .24, .07), 1), seat)]
 
 def chair_front(rng, c, k, w, h, seat):
     "Of wood, from the front, with upright or level bars."
-    posts = [limb(s*.17, .05, s*.19, -h, w) for s in (-1, 1)] + [limb(s*.14, .05, s*.13, .36, w) for s in (-1, 1)]
+    posts = [limb(s*.17, .05, s*.19, -h, w) for s in (-1, 1)] + [limb(s*.14, .05, s*.13, .36, w)
+        for s in (-1, 1)]
     bars = (row(-.15, -h+.05, .15, .03, rng.randint(2, 5), .5, k) if rng.rand() < .5
             else [(box(-.16, y, .16, y+.06), k) for y in (-h+.14, -h+.25)])
     legs = [limb(s*.21, .1, s*.23, .5, w*1.2) for s in (-1, 1)]
@@ -214,7 +238,8 @@ def office_chair(rng, c, h):
     arm = chain([(-.18, .05), (-.18, -.1), (.08, -.1)], .04) if rng.rand() < .7 else []
     steel = [box(-.025, .05, .025, .36), *feet, *(ellipse(x, .45, .035, n=12) for x in castors)]
     return (paint(steel + chain([(-.26, -.2), (-.25, .06), (-.05, .09)], .035), TYRE)
-            + [(smooth(limb(-.22, -.02, -.27, -h, .11)), c), (smooth(box(-.24, .02, .25, .11)), c)] + paint(arm, TYRE))
+            + [(smooth(limb(-.22, -.02, -.27, -h, .11)), c), (smooth(box(-.24, .02, .25, .11)), c)]
+            + paint(arm, TYRE))
 
 def bar_stool(c, k, w, seat):
     "On four long legs, with a back."
@@ -228,7 +253,10 @@ def bar_stool(c, k, w, seat):
 @kind('chair', 'brown tan red blue black')
 def chair(rng, c):
     "Wooden chair from the side or the front, office chair on castors, bar stool with a back."
-    v, k, w, d = rng.randint(4), shade(c, .7), rng.uniform(.035, .05), hue(rng, 'red blue green tan white')
+    v = rng.randint(4)
+    k = shade(c, .7)
+    w = rng.uniform(.035, .05)
+    d = hue(rng, 'red blue green tan white')
     seat, h = (d if rng.rand() < .5 else c), rng.uniform(.4, .5)
     if v == 0: return chair_side(c, k, w, h, seat)
     if v == 1: return chair_front(rng, c, k, w, h, seat)
@@ -239,17 +267,21 @@ def round_table(rng, c, k, y):
     "(legs, top, depth of the top): a disc on a pedestal."
     d, foot = rng.uniform(.09, .15), [limb(0, .25, x, .36, .05, .03) for x in (-.22, .22, 0)]
     stem = smooth(poly(-.05, y, .05, y, .035, .1, .07, .3, -.07, .3, -.035, .1), 1)
-    return paint([stem] + foot, k), [(ellipse(0, y+.035, .5, d, n=24), k), (ellipse(0, y, .5, d, n=24), c)], d
+    return paint([stem] + foot, k), [(ellipse(0, y+.035, .5, d, n=24), k),
+                                     (ellipse(0, y, .5, d, n=24), c)], d
 
 def long_table(rng, c, k, y, w, cloth):
     "(legs, top, depth of the top): four legs; `cloth` is a colour or None."
     d, x = rng.uniform(.07, .13), rng.uniform(.36, .42)
     legs = (paint([box(-x, y, -x+w, .26), box(x-w, y, x, .26)], k)
             + paint([box(-.48, y+d, -.48+w*1.2, .38), box(.48-w*1.2, y+d, .48, .38)], c))
-    if cloth is None: return legs, [(poly(-.4, y-d, .4, y-d, .5, y+d, -.5, y+d), c), (box(-.5, y+d, .5, y+d+.05), k)], d
+    if cloth is None:
+        return legs, [(poly(-.4, y-d, .4, y-d, .5, y+d, -.5, y+d), c), (box(-.5, y+d, .5, y+d+.05),
+            k)], d
     hem = [q for i in range(1, 12) for q in (.54-.09*i, y+d+.12+.03*(i % 2))]
     drop = poly(-.52, y+d, .52, y+d, .54, y+d+.12, *hem, -.54, y+d+.12)
-    return legs, [(poly(-.4, y-d, .4, y-d, .52, y+d, -.52, y+d), cloth), (drop, shade(cloth, .8))], d
+    return legs, [(poly(-.4, y-d, .4, y-d, .52, y+d, -.52, y+d), cloth),
+                  (drop, shade(cloth, .8))], d
 
 # %% ../../nbs/doodles/3_things.ipynb #499db18b
 def tableware(v, y, d, dish, cloth):
@@ -257,7 +289,8 @@ def tableware(v, y, d, dish, cloth):
     places = [(-.28, y), (.28, y), (0, y+d*.55)]
     if v != 1: places = [(x, y+s*d*.5) for x in (-.26, .02, .26) for s in (-1, 1)]
     plates = [p for q in places
-              for p in ((ellipse(*q, .085, d*.28), dish), (ellipse(*q, .05, d*.16, n=14), shade(dish, .85)))]
+              for p in ((ellipse(*q, .085, d*.28), dish),
+                        (ellipse(*q, .05, d*.16, n=14), shade(dish, .85)))]
     vase = [(limb(0, y-.12, 0, y-.24, .012), (60, 130, 60)), (ellipse(0, y-.25, .045, n=12), cloth),
             (smooth(box(-.035, y-.14, .035, y), 1), GLASS)]
     return plates, vase
@@ -268,19 +301,22 @@ def diningtable(rng, c):
     v, k, w = rng.randint(3), shade(c, .7), rng.uniform(.03, .055)
     cloth, dish = hue(rng, 'red blue green white yellow'), hue(rng, 'white silver blue')
     y = rng.uniform(-.15, -.08)
-    legs, top, d = round_table(rng, c, k, y) if v == 1 else long_table(rng, c, k, y, w, cloth if v == 2 else None)
+    legs, top, d = round_table(rng, c, k, y) if v == 1 else long_table(rng, c, k, y, w,
+        cloth if v == 2 else None)
     plates, vase = tableware(v, y, d, dish, cloth)
     return legs + top + (plates if rng.rand() < .7 else []) + (vase if rng.rand() < .5 else [])
 
 # %% ../../nbs/doodles/3_things.ipynb #b17f2f8a
 def scooter(c, d):
     "Small wheels, a shield, a flat floor."
-    body = smooth(poly(-.46, .12, -.4, -.06, -.06, -.06, -.05, .13, .13, .13, .22, -.2, .28, -.2, .24, .22, -.1, .22,
+    body = smooth(poly(-.46, .12, -.4, -.06, -.06, -.06, -.05, .13, .13, .13, .22, -.2, .28, -.2,
+                       .24, .22, -.1, .22,
                        -.3, .16), 1)
     guard = smooth(poly(.2, .17, .25, .08, .36, .06, .45, .17), 1)
     seat = smooth(poly(-.45, -.11, -.05, -.11, -.06, -.04, -.43, -.04), 1)
     return (wheel(-.3, .22, .11) + wheel(.33, .22, .11)
-            + [(limb(.25, -.28, .33, .22, .04), STEEL), (body, c), (guard, shade(c, .75)), (seat, d)]
+            + [(limb(.25, -.28, .33, .22, .04), STEEL), (body, c), (guard, shade(c, .75)),
+               (seat, d)]
             + paint(chain([(.27, -.28), (.2, -.31), (.13, -.28)], .035), TYRE)
             + [(ellipse(.28, -.24, .05, n=14), LAMP), (limb(.22, -.3, .16, -.42, .012), TYRE),
                (ellipse(.15, -.42, .035, n=12), STEEL)])
@@ -292,7 +328,8 @@ def motorbike_body(c, d, v):
     engine += [(box(-.08, .05+.045*i, .08, .07+.045*i), STEEL) for i in range(3)]
     tank = smooth(poly(-.06, -.03, -.04, -.14, .12, -.18, .21, -.11, .17, -.02), 1)
     seat = smooth(poly(-.4, -.14 - .06*(v == 1), -.3, -.11, -.05, -.09, -.05, -.01, -.28, -.02), 1)
-    screen = [(poly(.19, -.12, .24, -.32, .36, -.12, .34, -.02), c), (poly(.22, -.24, .24, -.32, .31, -.21), GLASS)]
+    screen = [(poly(.19, -.12, .24, -.32, .36, -.12, .34, -.02), c),
+              (poly(.22, -.24, .24, -.32, .31, -.21), GLASS)]
     return engine + [(seat, d), (tank, c)] + screen*(v == 0)
 
 @kind('motorbike', 'red blue black green orange')
@@ -305,8 +342,10 @@ def motorbike(rng, c):
     mudguard = smooth(poly(-.47, .08, -.43, -.06, -.27, -.06, -.14, .04, -.3, .03), 1)
     fork = [(ring(-.31, .19, r*.75, .012), STEEL), (limb(.19, top, x, .19, .045), STEEL)]
     frame = paint([limb(.16, -.08, .08, .18, .035), limb(-.31, .19, .02, .16, .04)], TYRE)
-    exhaust = [(limb(.05, .21, -.46, .24, .035, .06), STEEL), (ellipse(.27, top+.06, .05, n=14), LAMP)]
-    return (wheel(-.31, .19, r) + wheel(x, .19, r) + fork + [(mudguard, c)] + frame + motorbike_body(c, d, v)
+    exhaust = [(limb(.05, .21, -.46, .24, .035, .06), STEEL), (ellipse(.27, top+.06, .05, n=14),
+        LAMP)]
+    return (wheel(-.31, .19, r) + wheel(x, .19, r) + fork + [(mudguard, c)] + frame
+            + motorbike_body(c, d, v)
             + exhaust + paint(chain(bars, .03), TYRE))
 
 # %% ../../nbs/doodles/3_things.ipynb #faaef7b1
@@ -325,7 +364,8 @@ def sofa(rng, c):
     pads = [*row(-x, -h+.04, x, .03, n, .04), *row(-x, 0, x, .11, n, .03)]
     cushions = paint([soft(*p[0], *p[2], .035) for p, _ in pads], m)
     arms, rolls = sofa_sides(v, a)
-    chaise = [(soft(x-2*x/n, .03, x, .2, .03), m), (soft(x-2*x/n, .15, x, .29, .02), c)] if v == 2 else []
+    chaise = [(soft(x-2*x/n, .03, x, .2, .03), m), (soft(x-2*x/n, .15, x, .29, .02),
+                                                    c)] if v == 2 else []
     sides = ((-1, 1), (-1,), ())[rng.randint(3)]
     throw = paint([limb(s*.25-.08, -.05, s*.25+.08, -.05 + .05*s, .16) for s in sides], d)
     return (paint(feet, WOOD) + crest + [(soft(-.47, -h, .47, .15, .06), k)] + cushions + throw
@@ -336,7 +376,8 @@ def tram(c, d):
     "An electric train from the front, on its track."
     sleepers = [box(-.22-.06*i, .4+.05*i, .22+.06*i, .418+.05*i) for i in range(2)]
     rails = [limb(s*.14, .36, s*.3, .5, .02, .035) for s in (-1, 1)]
-    aerial = chain([(-.1, -.42), (.06, -.48), (-.08, -.53)], .015) + [box(-.2, -.54, .2, -.52), box(-.19, .3, .19, .4)]
+    aerial = chain([(-.1, -.42), (.06, -.48), (-.08, -.53)], .015) + [box(-.2, -.54, .2, -.52),
+        box(-.19, .3, .19, .4)]
     nose = smooth(poly(-.26, .34, -.29, 0, -.22, -.42, .22, -.42, .29, 0, .26, .34), 1)
     face = [(nose, c), (poly(-.2, -.3, .2, -.3, .24, -.03, -.24, -.03), GLASS),
             (box(-.008, -.3, .008, -.03), shade(c, .55)), (box(-.27, .03, .27, .09), d)]
@@ -360,21 +401,29 @@ def express(c, d, n):
 def steam_train(rng, c, d):
     "(wheels' places, smoke, wagon, tender) of a steam train."
     r = rng.uniform(.09, .115)
-    smoke = [ellipse(.38-.13*i, -.42-.05*i, .06+.018*i, .05+.015*i) for i in range(rng.randint(0, 4))]
-    wagon = [(box(-.66, -.1, -.28, .12), d), (box(-.68, -.15, -.26, -.1), shade(c, .55))] + row(-.64, -.06, -.3, .03, 3)
+    smoke = [ellipse(.38-.13*i, -.42-.05*i, .06+.018*i, .05+.015*i)
+             for i in range(rng.randint(0, 4))]
+    wagon = [(box(-.66, -.1, -.28, .12), d), (box(-.68, -.15, -.26, -.1),
+                                              shade(c, .55))] + row(-.64, -.06, -.3, .03, 3)
     tender = [(smooth(poly(-.62, 0, -.58, -.16, -.36, -.16, -.3, 0), 1), TYRE),
               (poly(-.66, -.05, -.28, -.05, -.32, .12, -.62, .12), d)]
-    places = (-.56, .14, .06), (-.38, .14, .06), (-.08, .2-r, r), (.14, .2-r, r), (.34, .14, .06), (.48, .14, .06)
+    places = (-.56, .14, .06), (-.38, .14, .06), (-.08, .2-r, r), (.14, .2-r, r), (.34, .14,
+        .06), (.48, .14, .06)
     return places, smoke, wagon, tender
 
+# %% ../../nbs/doodles/3_things.ipynb #b2ae05f5
 def steam_engine(rng, c, d):
     "A steam engine with its tender or a wagon, with or without smoke."
-    k = shade(c, .55); places, smoke, wagon, tender = steam_train(rng, c, d)
+    k = shade(c, .55)
+    places, smoke, wagon, tender = steam_train(rng, c, d)
     chimney = poly(.35, -.34, .47, -.34, .44, -.27, .43, -.12, .39, -.12, .38, -.27)
-    cab = [(box(-.2, -.24, .06, .1), c), (box(-.25, -.29, .1, -.23), k), (box(-.13, -.18, 0, -.06), GLASS)]
-    boiler = [(ellipse(.2, -.12, .06), d), (box(.04, -.12, .5, .09), c), (ellipse(.5, -.015, .05, .105), k),
+    cab = [(box(-.2, -.24, .06, .1), c), (box(-.25, -.29, .1, -.23), k),
+           (box(-.13, -.18, 0, -.06), GLASS)]
+    boiler = [(ellipse(.2, -.12, .06), d), (box(.04, -.12, .5, .09), c),
+              (ellipse(.5, -.015, .05, .105), k),
               (chimney, TYRE)]
-    return (paint(smoke, (225, 225, 225)) + [(box(-.3, .09, .52, .13), TYRE)] + (wagon if rng.rand() < .5 else tender)
+    return (paint(smoke, (225, 225, 225)) + [(box(-.3, .09, .52, .13), TYRE)]
+            + (wagon if rng.rand() < .5 else tender)
             + cab + boiler + [(poly(.5, .1, .56, .1, .66, .2, .5, .2), k)]
             + [p for q in places for p in wheel(*q, k)] + [(limb(-.08, .12, .3, .12, .025), STEEL)])
 
@@ -394,19 +443,24 @@ def screen(rng, x0, y0, x1, y1):
     at = lambda *xy: poly(*xy)*(u, z) + (x0, y0)
     hills = at(0, 1, 0, .7, .3, .45, .6, .8, .8, .65, 1, .8, 1, 1)
     sun = (ellipse(x0+u*.7, y0+z*.3, z*.14, n=14), hue(rng, 'orange yellow white'))
-    text = [at(.1, y, w, y, w, y+.09, .1, y+.09) for y, w in ((.15, .6), (.35, .85), (.55, .75), (.75, .5))]
+    text = [at(.1, y, w, y, w, y+.09, .1, y+.09) for y, w in ((.15, .6), (.35, .85), (.55, .75),
+        (.75, .5))]
     pane = [(box(x0, y0, x1, y1), shade(s, .7))]
     if v == 0: return [(box(x0, y0, x1, y1), (150, 190, 230)), sun, (hills, (70, 140, 70))]
-    return pane + (paint(text, (225, 230, 235)) if v == 1 else [(at(.55, 0, .75, 0, .45, 1, .25, 1), shade(s, 1.3))])
+    return pane + (paint(text, (225, 230, 235)) if v == 1
+                   else [(at(.55, 0, .75, 0, .45, 1, .25, 1), shade(s, 1.3))])
 
 def old_television(rng, c, k):
     "A box with knobs and an aerial."
-    aerial = [limb(0, -.27, q, -.52, .02, .012) for q in (-.22, rng.uniform(.1, .25))] + [ellipse(0, -.27, .07, .05)]
-    knobs = [ellipse(.32, y, .045, n=14) for y in (-.13, 0)] + [box(.27, y, .37, y+.015) for y in (.1, .14, .18)]
+    aerial = [limb(0, -.27, q, -.52, .02, .012) for q in (-.22, rng.uniform(.1, .25))] + [ellipse(0,
+        -.27, .07, .05)]
+    knobs = [ellipse(.32, y, .045, n=14) for y in (-.13, 0)] + [box(.27, y, .37, y+.015)
+        for y in (.1, .14, .18)]
     feet = [limb(-.3, .25, -.34, .38, .04), limb(.3, .25, .34, .38, .04)]
     case = [(soft(-.43, -.28, .43, .28, .05), c), (box(.235, -.22, .4, .22), k),
             (soft(-.38, -.22, .22, .22, .05), TYRE)]
-    return paint(aerial, (90, 92, 98)) + paint(feet, k) + case + screen(rng, -.33, -.17, .17, .17) + paint(knobs, STEEL)
+    return paint(aerial, (90, 92, 98)) + paint(feet, k) + case + screen(rng, -.33, -.17, .17,
+        .17) + paint(knobs, STEEL)
 
 # %% ../../nbs/doodles/3_things.ipynb #e14eefd0
 def keyboard(c, h):
@@ -424,5 +478,6 @@ def tvmonitor(rng, c):
     w = .38 if v == 2 else .5
     foot = [poly(-.04, h-.1, .04, h-.1, .05, h+.08, -.05, h+.08), soft(-.18, h+.05, .18, h+.1, .02)]
     legs = [limb(q*.3, h-.06, q*.38, h+.06, .03) for q in (-1, 1)]
-    return (paint(legs if v == 0 and rng.rand() < .4 else foot, k) + [(box(-w, -h-.03, w, h-.03), c)]
+    return (paint(legs if v == 0 and rng.rand() < .4 else foot, k)
+            + [(box(-w, -h-.03, w, h-.03), c)]
             + screen(rng, -w+.03, -h, w-.03, h-.075) + (keyboard(c, h) if v == 2 else []))

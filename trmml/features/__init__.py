@@ -35,7 +35,8 @@ from ..clip import Features
 from ..data import open_image
 
 # %% ../../nbs/features/1_features.ipynb #553b7135
-KEPT_AS = dict(float32='float32', float16='float16', bfloat16='uint16', int8='int8')   # our name: numpy's
+# our name: numpy's
+KEPT_AS = dict(float32='float32', float16='float16', bfloat16='uint16', int8='int8')
 
 def layout(
     n:int,           # images
@@ -43,7 +44,8 @@ def layout(
     dtype='float16', # 'float32', 'float16', 'bfloat16' or 'int8'
 )->dict:             # name -> (shape, numpy dtype) of each array
     "The arrays that hold the features of `n` images."
-    if dtype not in KEPT_AS: raise ValueError(f'unknown dtype {dtype!r} for features: use one of {", ".join(KEPT_AS)}')
+    if dtype not in KEPT_AS:
+        raise ValueError(f'unknown dtype {dtype!r} for features: use one of {", ".join(KEPT_AS)}')
     d, h, w = shape
     arrays = dict(dense=((n, d, h, w), KEPT_AS[dtype]), pooled=((n, d), KEPT_AS[dtype]))
     if dtype == 'int8': arrays.update(pooled=((n, d), 'float16'), scale=((n, d, 1, 1), 'float32'))
@@ -75,7 +77,8 @@ def check_unchanged(
 ):
     "Refuse images that are no longer what they were."
     changed = [f[0] for f in files if file_state(f[0]) != f]
-    if changed: raise ValueError(f'{len(changed)} images changed while they were read, {changed[0]} the first: '
+    if changed: raise ValueError(f'{len(changed)} images changed while they were read, '
+                                 f'{changed[0]} the first: '
                                  'call extract again when they are at rest')
 
 # %% ../../nbs/features/1_features.ipynb #9f63aee5
@@ -92,7 +95,8 @@ def describe(
 )->dict:             # of plain JSON values
     "Everything that determines the features."
     size = clip.image_size if image_size is None else int(image_size)
-    said = dict(format=FORMAT, weights=clip.weights_hash, model=clip.name, compute=str(clip.dtype), image_size=size,
+    said = dict(format=FORMAT, weights=clip.weights_hash, model=clip.name, compute=str(clip.dtype),
+                image_size=size,
                 preprocess=repr(clip.preprocess(size)), view=view, dtype=dtype)
     if augment is not None: said.update(augment=repr(augment), seed=seed)
     return dict(said, files=[file_state(p) for p in paths])
@@ -113,14 +117,18 @@ def check_request(
 ):
     "Refuse what cannot work, with the reason."
     layout(1, (1, 1, 1), description['dtype'])
-    if not description['files']: raise ValueError('the data set has no images: dataset.paths needs at least one')
+    if not description['files']:
+        raise ValueError('the data set has no images: dataset.paths needs at least one')
     if batch < 1 or block < 1 or workers < 0:
-        raise ValueError(f'batch {batch}, block {block}, workers {workers}: use at least 1, 1 and 0')
+        raise ValueError(
+            f'batch {batch}, block {block}, workers {workers}: use at least 1, 1 and 0')
     if (description['view'] == 'plain') != ('augment' not in description):
-        raise ValueError(f'view {description["view"]!r}: the plain view takes no augmentation, every other needs one')
+        raise ValueError(f'view {description["view"]!r}: the plain view takes no augmentation, '
+                         f'every other needs one')
     for what in ('preprocess', 'augment'):
         if ' at 0x' in description.get(what, ''):
-            raise ValueError(f'{what} has no stable name ({description[what]}): give it a repr that tells its settings')
+            raise ValueError(f'{what} has no stable name ({description[what]}): give it a repr '
+                             f'that tells its settings')
 
 # %% ../../nbs/features/1_features.ipynb #d47e0ccb
 def quantise(
@@ -142,12 +150,16 @@ def encode(
     if dtype == 'int8':
         codes, scale = quantise(f.dense.float())
         kept = dict(dense=codes, pooled=f.pooled.half(), scale=scale)
-    else: kept = dict(dense=f.dense.to(getattr(torch, dtype)), pooled=f.pooled.to(getattr(torch, dtype)))
+    else:
+        kept = dict(dense=f.dense.to(getattr(torch, dtype)),
+                    pooled=f.pooled.to(getattr(torch, dtype)))
     for name, t in kept.items():
         if not t.isfinite().all():
             worst = f.dense.abs().max().item()
-            raise ValueError(f'{name} features are not finite in {dtype} (largest dense value {worst:.3g}): use '
-                             'float32 or bfloat16, and look at the weights if the value itself is not finite')
+            raise ValueError(f'{name} features are not finite in {dtype} (largest dense value '
+                             f'{worst:.3g}): use '
+                             'float32 or bfloat16, and look at the weights if the value itself is '
+                             'not finite')
     return kept
 
 # %% ../../nbs/features/1_features.ipynb #e8cbf4ff
@@ -172,7 +184,8 @@ def from_numpy(
     a:np.ndarray, # from `to_numpy`
 )->Tensor:
     "The tensor again, sharing memory with `a`."
-    return torch.from_numpy(a.view('int16')).view(torch.bfloat16) if a.dtype == np.uint16 else torch.from_numpy(a)
+    return torch.from_numpy(a.view('int16')).view(
+        torch.bfloat16) if a.dtype == np.uint16 else torch.from_numpy(a)
 
 # %% ../../nbs/features/1_features.ipynb #46553f22
 @contextmanager
@@ -183,9 +196,13 @@ def seeded(
     number = int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:4])
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(number); np.random.seed(number); random.seed(number)
+        torch.default_generator.manual_seed(number)
+        np.random.seed(number)
+        random.seed(number)
         try: yield
-        finally: random.setstate(python); np.random.set_state(numpy)
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 # %% ../../nbs/features/1_features.ipynb #6b47451d
 class Pictures:
@@ -205,7 +222,8 @@ class Pictures:
 
     def __getitem__(self, i):
         try: img = open_image(self.paths[i])
-        except (OSError, ValueError) as error: return torch.zeros(3, self.size, self.size), str(error)
+        except (OSError, ValueError) as error:
+            return torch.zeros(3, self.size, self.size), str(error)
         if self.augment is not None:
             with seeded(self.seed, self.view, i): img = self.augment(img)
         return self.preprocess(img), ''
@@ -256,7 +274,8 @@ def read_journal(
         try: entry = json.loads(line)
         except ValueError: break
         if not line.endswith(b'\n'): break
-        entries[entry['start']] = entry; whole += len(line)
+        entries[entry['start']] = entry
+        whole += len(line)
     if mend and path.exists(): os.truncate(path, whole)
     return entries
 
@@ -268,9 +287,11 @@ def open_array(
 )->np.memmap:    # read-only
     "A file mapped into memory; ValueError if it is missing or is not what it should be."
     try: a = np.lib.format.open_memmap(path, 'r')
-    except (OSError, ValueError, SyntaxError) as error: raise ValueError(f'{path} cannot be opened: {error}') from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f'{path} cannot be opened: {error}') from error
     if (a.shape, a.dtype, a.offset) != (tuple(shape), np.dtype(dtype), HEADER):
-        raise ValueError(f'{path} holds {a.dtype} {a.shape}, expected {dtype} {tuple(shape)}: extract mends it')
+        raise ValueError(f'{path} holds {a.dtype} {a.shape}, expected {dtype} {tuple(shape)}: '
+                         f'extract mends it')
     return a
 
 def open_arrays(
@@ -287,7 +308,8 @@ def intact(
     entry:dict,  # of the journal
 )->bool:
     "Whether the rows of a block are those that were written."
-    return all(zlib.crc32(a[entry['start']:entry['stop']]) == entry['sums'].get(k) for k, a in arrays.items())
+    return all(zlib.crc32(a[entry['start']:entry['stop']]) == entry['sums'].get(k) for k,
+               a in arrays.items())
 
 # %% ../../nbs/features/1_features.ipynb #a455d603
 def check_space(
@@ -295,11 +317,15 @@ def check_space(
     needed:int, # bytes, from `bytes_needed`
 ):
     "Refuse to start when the disk cannot hold the result."
-    ours = sum(f.stat().st_blocks*512 for f in Path(folder).glob('*.npy'))   # files may have holes; filled blocks count
+    # files may have holes; filled blocks count
+    ours = sum(f.stat().st_blocks*512 for f in Path(folder).glob('*.npy'))
     free = shutil.disk_usage(folder).free
     if needed - ours > free:
-        raise OSError(errno.ENOSPC, f'the features need {(needed - ours)/1e9:,.3f} GB, {free/1e9:,.3f} GB are free: '
-                      'make room, choose another root (or TRMML_FEATURES), or half the size: dtype "int8"', str(folder))
+        raise OSError(errno.ENOSPC,
+                      f'the features need {(needed - ours)/1e9:,.3f} GB, {free/1e9:,.3f} GB are '
+                      f'free: '
+                      'make room, choose another root (or TRMML_FEATURES), or half the size: dtype '
+                      '"int8"', str(folder))
 
 # %% ../../nbs/features/1_features.ipynb #88f24f95
 def write_whole(
@@ -307,9 +333,12 @@ def write_whole(
     text:str, # its content
 ):
     "Write a file so that it is there with all of its content or not at all."
-    path = Path(path); beside = path.with_name(f'{path.name}.part')
-    beside.write_text(text, encoding='utf-8'); to_disk(beside)
-    os.replace(beside, path); to_disk(path.parent)
+    path = Path(path)
+    beside = path.with_name(f'{path.name}.part')
+    beside.write_text(text, encoding='utf-8')
+    to_disk(beside)
+    os.replace(beside, path)
+    to_disk(path.parent)
 
 def features_root(
     root=None, # None: TRMML_FEATURES, else ~/.cache/trmml/features
@@ -326,10 +355,13 @@ def new_meta(
 )->dict:
     "What `meta.json` says: the description with a hash for the list of files, the shape, and the libraries at work."
     blank = torch.zeros(1, 3, description['image_size'], description['image_size'])
-    with torch.inference_mode(): shape = clip.features(blank.to(clip.device, clip.dtype)).dense.shape[1:]
+    with torch.inference_mode():
+        shape = clip.features(blank.to(clip.device, clip.dtype)).dense.shape[1:]
     said = {k: v for k, v in description.items() if k != 'files'}
-    return dict(said, files=key(description['files']), n=len(description['files']), shape=list(shape), block=block,
-                device=clip.device.type, versions=dict(torch=torch.__version__, pillow=PIL.__version__))
+    return dict(said, files=key(description['files']), n=len(description['files']),
+                shape=list(shape), block=block,
+                device=clip.device.type, versions=dict(torch=torch.__version__,
+                                                       pillow=PIL.__version__))
 
 def prepare(
     folder,    # of the extraction
@@ -338,7 +370,8 @@ def prepare(
     "Arrays of full size and `meta.json`; arrays that are as they should be are left alone."
     for name, (shape, dtype) in layout(meta['n'], meta['shape'], meta['dtype']).items():
         try: open_array(folder/f'{name}.npy', shape, dtype)
-        except ValueError: np.lib.format.open_memmap(folder/f'{name}.npy', 'w+', dtype, shape).flush()
+        except ValueError:
+            np.lib.format.open_memmap(folder/f'{name}.npy', 'w+', dtype, shape).flush()
     write_whole(folder/'meta.json', json.dumps(meta, indent=1))
 
 # %% ../../nbs/features/1_features.ipynb #5f148bb1
@@ -356,7 +389,8 @@ def compute_block(
     for i in range(start, stop, batch):
         images, reasons = next(loader)
         with torch.inference_mode():
-            kept = encode(clip.features(images.to(clip.device, clip.dtype, non_blocking=True)), dtype)
+            kept = encode(clip.features(images.to(clip.device, clip.dtype, non_blocking=True)),
+                          dtype)
         for name, rows in ((k, to_numpy(t)) for k, t in kept.items()):
             rows[[bool(r) for r in reasons]] = 0
             write_rows(Path(folder)/f'{name}.npy', i, rows)
@@ -386,10 +420,12 @@ def find_unreadable(
 def unreadable_error(
     found:list, # of [row, reason]
     n:int,      # images in all
-    remedy='Repair them, drop them from the data set, or pass skip_unreadable=True: then their features are zeros.',
+    remedy='Repair them, drop them from the data set, or pass skip_unreadable=True: then their '
+           'features are zeros.',
 )->ValueError:
     "The error that names every unreadable image."
-    return ValueError('\n'.join([f'{len(found)} of {n} images cannot be read:', *(reason for _, reason in sorted(found)), remedy]))
+    return ValueError('\n'.join([f'{len(found)} of {n} images cannot be read:',
+                                 *(reason for _, reason in sorted(found)), remedy]))
 
 # %% ../../nbs/features/1_features.ipynb #488b3a41
 def unfinished(
@@ -417,13 +453,16 @@ def fill(
     batch, workers, skip_unreadable, bar,   # as in `extract`; bar: tqdm
 ):
     "Compute blocks and enter them in the journal."
-    batches = [list(range(i, min(i + batch, stop))) for start, stop in todo for i in range(start, stop, batch)]
-    own = dict(generator=torch.Generator(), pin_memory=clip.device.type == 'cuda')   # not the caller's generator
+    batches = [list(range(i, min(i + batch, stop))) for start, stop in todo for i in range(start,
+        stop, batch)]
+    # not the caller's generator
+    own = dict(generator=torch.Generator(), pin_memory=clip.device.type == 'cuda')
     loader = iter(DataLoader(pictures, batch_sampler=batches, num_workers=workers, **own))
     for k, span in enumerate(todo):
         entry = compute_block(folder, clip, loader, span, batch, dtype, bar)
         if entry['unreadable'] and not skip_unreadable:
-            raise unreadable_error(entry['unreadable'] + find_unreadable(pictures.paths, todo[k + 1:]), len(pictures))
+            raise unreadable_error(entry['unreadable'] + find_unreadable(pictures.paths,
+                todo[k + 1:]), len(pictures))
         for name in entry['sums']: to_disk(folder/f'{name}.npy')
         check_unchanged(files[slice(*span)])
         append_line(folder/'journal.jsonl', entry)
@@ -438,9 +477,12 @@ def alone_in(
     with FileLock(f'{folder}.lock'):
         try: yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename == str(folder): raise
-            raise OSError(error.errno, 'no space left on the disk; finished blocks are kept: make room and call '
-                          'extract again with the same arguments, and it goes on from there', str(folder)) from error
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename == str(folder):
+                raise
+            raise OSError(error.errno,
+                          'no space left on the disk; finished blocks are kept: make room and call '
+                          'extract again with the same arguments, and it goes on from there',
+                          str(folder)) from error
 
 # %% ../../nbs/features/1_features.ipynb #7ed207c4
 def finished(
@@ -467,7 +509,8 @@ def known_unreadable(
 )->list:       # of [row, reason]
     "Unreadable images in the journal."
     entries = read_journal(folder/'journal.jsonl')
-    return [u for span in spans(meta['n'], meta['block']) if span not in todo for u in entries[span[0]]['unreadable']]
+    return [u for span in spans(meta['n'], meta['block']) if span not in todo
+            for u in entries[span[0]]['unreadable']]
 
 # %% ../../nbs/features/1_features.ipynb #9ddf40b0
 def complete(
@@ -478,18 +521,24 @@ def complete(
     batch, workers, block, skip_unreadable, verify, progress,   # as in `extract`
 ):
     "From any state of the folder to the final one."
-    n, was_done, meta = len(pictures), finished(folder), new_meta(clip, description, block_of(folder, block))
+    n = len(pictures)
+    was_done = finished(folder)
+    meta = new_meta(clip, description, block_of(folder, block))
     if not was_done:
         (folder/'done').unlink(missing_ok=True)
         check_space(folder, bytes_needed(n, meta['shape'], meta['dtype']))
         prepare(folder, meta)
     todo = unfinished(folder, meta, pictures.paths, check=verify or not was_done)
     bad, left = known_unreadable(folder, meta, todo), sum(stop - start for start, stop in todo)
-    if bad and not skip_unreadable: raise unreadable_error(bad + find_unreadable(pictures.paths, todo), n)
+    if bad and not skip_unreadable:
+        raise unreadable_error(bad + find_unreadable(pictures.paths, todo), n)
     if todo: (folder/'done').unlink(missing_ok=True)
-    with tqdm(total=n, initial=n - left, unit=' images', desc=description['view'], disable=not progress) as bar:
-        fill(folder, clip, pictures, description['files'], todo, meta['dtype'], batch, workers, skip_unreadable, bar)
-    if todo or not was_done: write_whole(folder/'done', json.dumps(dict(unreadable=known_unreadable(folder, meta))))
+    with tqdm(total=n, initial=n - left, unit=' images', desc=description['view'],
+              disable=not progress) as bar:
+        fill(folder, clip, pictures, description['files'], todo, meta['dtype'], batch, workers,
+             skip_unreadable, bar)
+    if todo or not was_done:
+        write_whole(folder/'done', json.dumps(dict(unreadable=known_unreadable(folder, meta))))
 
 # %% ../../nbs/features/1_features.ipynb #938ffa56
 def readers(device)->int:
@@ -520,7 +569,8 @@ def extract(
     pictures = Pictures(list(dataset.paths), clip.preprocess(size), size, augment, view, seed)
     if verify or not finished(folder) or FeatureStore(folder).unreadable:
         with alone_in(folder):
-            complete(folder, clip, said, pictures, batch, workers, block, skip_unreadable, verify, progress)
+            complete(folder, clip, said, pictures, batch, workers, block, skip_unreadable, verify,
+                     progress)
     return FeatureStore(folder)
 
 # %% ../../nbs/features/1_features.ipynb #c7aed0a2
@@ -549,18 +599,25 @@ class FeatureStore:
         folder,      # of a finished extraction
         arrays=None, # name -> tensor; None: map the files
     ):
-        self.folder = Path(folder); self.key = self.folder.name
-        if not (self.folder/'done').exists(): raise ValueError(f'{folder} holds no finished features: call extract')
-        self.unreadable = dict(json.loads((self.folder/'done').read_text())['unreadable'])   # row -> reason
+        self.folder = Path(folder)
+        self.key = self.folder.name
+        if not (self.folder/'done').exists():
+            raise ValueError(f'{folder} holds no finished features: call extract')
+        # row -> reason
+        self.unreadable = dict(json.loads((self.folder/'done').read_text())['unreadable'])
         self.meta = json.loads((self.folder/'meta.json').read_text())
         self.arrays = open_arrays(folder, self.meta) if arrays is None else arrays
-        self.shape = tuple(self.arrays['dense'].shape)                                       # (N, d, h, w)
+        # (N, d, h, w)
+        self.shape = tuple(self.arrays['dense'].shape)
         self.nbytes = sum(a.nbytes for a in self.arrays.values())
 
     def __len__(self): return self.shape[0]
-    def __repr__(self): return f'FeatureStore of {self.shape} as {self.meta["dtype"]}, {self.nbytes:,} bytes'
-    def __reduce__(self):                          # a mapped file travels to other processes by its name
-        return FeatureStore, (self.folder, None if isinstance(self.arrays['dense'], np.ndarray) else self.arrays)
+    def __repr__(self):
+        return f'FeatureStore of {self.shape} as {self.meta["dtype"]}, {self.nbytes:,} bytes'
+    def __reduce__(
+        self):                          # a mapped file travels to other processes by its name
+        return FeatureStore, (self.folder, None if isinstance(self.arrays['dense'], np.ndarray)
+                              else self.arrays)
 
     def dense(self, rows): return read_array(self, 'dense', rows)
     def pooled(self, rows): return read_array(self, 'pooled', rows)
@@ -575,7 +632,8 @@ def read_array(
     rows,  # indices, slice or mask
 )->Tensor: # (k, ...) float32
     "Rows of one array."
-    rows = as_rows(rows, len(store)); x = take(store.arrays[name], rows).float()
+    rows = as_rows(rows, len(store))
+    x = take(store.arrays[name], rows).float()
     return x*take(store.arrays['scale'], rows) if name == 'dense' and 'scale' in store.arrays else x
 
 # %% ../../nbs/features/1_features.ipynb #32d82460
@@ -603,7 +661,8 @@ def to_memory(
 )->Tensor:      # (N, ...) of its own
     "An array held on a device."
     own = torch.empty(array.shape, dtype=take(array, np.arange(0)).dtype, device=device)
-    for i in range(0, len(own), piece): own[i:i + piece].copy_(take(array, np.arange(i, min(i + piece, len(own)))))
+    for i in range(0, len(own), piece):
+        own[i:i + piece].copy_(take(array, np.arange(i, min(i + piece, len(own)))))
     return own
 
 def in_memory(
@@ -613,9 +672,12 @@ def in_memory(
 ):                # FeatureStore; `store` itself if it does not fit
     "The store held in memory, in the numbers it is kept as."
     device = torch.device('cpu' if device is None else device)
-    if limit is None: limit = torch.cuda.mem_get_info(device)[0]//2 if device.type == 'cuda' else 8*2**30
+    if limit is None:
+        limit = torch.cuda.mem_get_info(device)[0]//2 if device.type == 'cuda' else 8*2**30
     if store.nbytes > limit: return store
-    try: return FeatureStore(store.folder, {k: to_memory(a, device) for k, a in store.arrays.items()})
+    try:
+        return FeatureStore(store.folder, {k: to_memory(a, device) for k,
+                                           a in store.arrays.items()})
     except torch.cuda.OutOfMemoryError: return store   # another process was faster
 
 # %% ../../nbs/features/1_features.ipynb #37276523
@@ -626,8 +688,13 @@ def likeness(
     "How near features in other numbers are to those of the first store."
     first, rows = next(iter(stores.values())), {}
     for name, store in stores.items():
-        if store.shape != first.shape: raise ValueError(f'{name} holds {store.shape}, the first store {first.shape}: compare the same images')
-        pairs = (zip(store.batch(slice(i, i + batch)), first.batch(slice(i, i + batch))) for i in range(0, len(store), batch))
-        cos = torch.cat([torch.cosine_similarity(a, b, dim=1).flatten() for pair in pairs for a, b in pair])
-        rows[name] = {'smallest cosine': cos.min().item(), 'mean cosine': cos.mean().item(), 'bytes a picture': store.nbytes//len(store)}
+        if store.shape != first.shape:
+            raise ValueError(f'{name} holds {store.shape}, the first store {first.shape}: compare '
+                             f'the same images')
+        pairs = (zip(store.batch(slice(i, i + batch)), first.batch(slice(i, i + batch)))
+                 for i in range(0, len(store), batch))
+        cos = torch.cat([torch.cosine_similarity(a, b, dim=1).flatten() for pair in pairs for a,
+                         b in pair])
+        rows[name] = {'smallest cosine': cos.min().item(), 'mean cosine': cos.mean().item(),
+                      'bytes a picture': store.nbytes//len(store)}
     return pd.DataFrame(rows).T.astype({'bytes a picture': int})

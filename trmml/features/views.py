@@ -39,7 +39,8 @@ def read_policies(
     text=POLICIES, # pairs 'Po8@.4+Ro9@.6', separated by blanks
 )->list:           # of pairs of (operation, level, probability)
     "The table as numbers."
-    return [tuple((s[:2], int(s[2]), float(s[4:])) for s in pair.split('+')) for pair in text.split()]
+    return [tuple((s[:2], int(s[2]), float(s[4:])) for s in pair.split('+'))
+            for pair in text.split()]
 
 # %% ../../nbs/features/5_views.ipynb #bd05a514
 def magnitude(
@@ -51,7 +52,8 @@ def magnitude(
     if op not in OPS: raise ValueError(f'unknown operation {op!r}: use one of {", ".join(OPS)}')
     x = level/9
     if op == 'Po': return round(8 - 4*x)
-    return dict(Sx=.3*x, Sy=.3*x, Tx=150/331*side*x, Ty=150/331*side*x, Ro=30*x, So=256*(1 - x)).get(op, .9*x)
+    return dict(Sx=.3*x, Sy=.3*x, Tx=150/331*side*x, Ty=150/331*side*x, Ro=30*x,
+                So=256*(1 - x)).get(op, .9*x)
 
 GREY = (128, 128, 128)   # fills what a shear, shift or rotation uncovers
 
@@ -61,7 +63,8 @@ def affine(
     resample=Image.Resampling.NEAREST,
 ):                                    # PIL image of the same size
     "A sheared or shifted picture."
-    return img.transform(img.size, Image.Transform.AFFINE, (a, b, c, d, e, f), resample, fillcolor=GREY)
+    return img.transform(img.size, Image.Transform.AFFINE, (a, b, c, d, e, f), resample,
+                         fillcolor=GREY)
 
 # %% ../../nbs/features/5_views.ipynb #52d6fecc
 def either(x): return random.choice((-1, 1))*x
@@ -75,7 +78,8 @@ OPS = dict(
     Co=factor(ImageEnhance.Color), Ct=factor(ImageEnhance.Contrast),
     Sh=factor(ImageEnhance.Sharpness), Br=factor(ImageEnhance.Brightness),
     Po=lambda img, x: ImageOps.posterize(img, x), So=lambda img, x: ImageOps.solarize(img, x),
-    AC=lambda img, x: ImageOps.autocontrast(img), Eq=lambda img, x: ImageOps.equalize(img), In=lambda img, x: ImageOps.invert(img))
+    AC=lambda img, x: ImageOps.autocontrast(img), Eq=lambda img, x: ImageOps.equalize(img),
+    In=lambda img, x: ImageOps.invert(img))
 
 def alter(
     img,       # PIL image, RGB
@@ -92,7 +96,10 @@ def cutout(
 ):            # a new PIL image
     "Paint a rectangle of a random colour around a random point; at the border it is cut off."
     img, (w, h) = img.copy(), img.size
-    x, y, r, q = random.randrange(w), random.randrange(h), int(share*w + .5)//2, int(share*h + .5)//2
+    x = random.randrange(w)
+    y = random.randrange(h)
+    r = int(share*w + .5)//2
+    q = int(share*h + .5)//2
     box = (max(x - r, 0), max(y - q, 0), min(x + r, w), min(y + q, h))
     ImageDraw.Draw(img).rectangle(box, fill=tuple(random.randrange(256) for _ in range(3)))
     return img
@@ -121,8 +128,10 @@ class Views:
     def __init__(self,
         stores, # one a view, all of the same length
     ):
-        self.stores = list(stores); self.now = self.stores[0]
-        if len({len(s) for s in self.stores}) > 1: raise ValueError('views of different numbers of images: they must show the same ones')
+        self.stores = list(stores)
+        self.now = self.stores[0]
+        if len({len(s) for s in self.stores}) > 1:
+            raise ValueError('views of different numbers of images: they must show the same ones')
 
     def __len__(self): return len(self.now)
     def __repr__(self): return f'{len(self.stores)} views, each a {self.now!r}'
@@ -130,10 +139,12 @@ class Views:
     def plan(self, seed, epoch, batches=()):
         "Choose the view of an epoch: each comes once in a round, in an order of the round's own."
         rounds, i = divmod(epoch, len(self.stores))
-        self.now = self.stores[np.random.RandomState([seed, rounds]).permutation(len(self.stores))[i]]
+        self.now = self.stores[np.random.RandomState([seed,
+                                                      rounds]).permutation(len(self.stores))[i]]
 
     def batch(self, rows, *args, **kwargs): return self.now.batch(rows, *args, **kwargs)
-    def in_memory(self, limit=8*2**30, device=None): return Views([s.in_memory(limit/len(self.stores), device) for s in self.stores])
+    def in_memory(self, limit=8*2**30, device=None):
+        return Views([s.in_memory(limit/len(self.stores), device) for s in self.stores])
 
 # %% ../../nbs/features/5_views.ipynb #0fb9d667
 class Live:
@@ -158,9 +169,13 @@ class Live:
 
     def plan(self, seed, epoch, batches=()):
         "Draw anew from now on, and begin with the batches that will come."
-        self.pictures.seed, self.pictures.view, self.coming = seed, f'epoch {epoch}', deque(r.tolist() for r in batches)
-        own = dict(generator=torch.Generator(), pin_memory=self.clip.device.type == 'cuda')   # not the caller's generator
-        self.ready = iter(DataLoader(self.pictures, batch_sampler=list(self.coming), num_workers=self.workers, **own))
+        self.pictures.seed = seed
+        self.pictures.view = f'epoch {epoch}'
+        self.coming = deque(r.tolist() for r in batches)
+        # not the caller's generator
+        own = dict(generator=torch.Generator(), pin_memory=self.clip.device.type == 'cuda')
+        self.ready = iter(DataLoader(self.pictures, batch_sampler=list(self.coming),
+                                     num_workers=self.workers, **own))
 
     def batch(self, rows, device=None, dtype=None, non_blocking=False):
         return encode_live(self, as_rows(rows, len(self)).tolist(), device, dtype)
@@ -171,9 +186,12 @@ def read_live(
     rows:list, # of int
 )->tuple:      # images (B, 3, S, S), reasons why they could not be read ('' if they could)
     "The pictures of some rows: those prepared ahead if they are the ones that were announced."
-    if live.coming and live.coming[0] == rows: live.coming.popleft(); return next(live.ready)
+    if live.coming and live.coming[0] == rows:
+        live.coming.popleft()
+        return next(live.ready)
     return default_collate([live.pictures[i] for i in rows])
 
+# %% ../../nbs/features/5_views.ipynb #e5a3297b
 @torch.no_grad()
 def encode_live(
     live,        # Live
@@ -184,8 +202,12 @@ def encode_live(
     "Features of some rows, computed now; a ValueError names what cannot be read."
     images, reasons = read_live(live, rows)
     bad = [[i, r] for i, r in zip(rows, reasons) if r]
-    if bad: raise unreadable_error(bad, len(live), 'Repair them or drop them from the data set: a live view cannot skip them.')
-    parts = [live.clip.features(x.to(live.clip.device, non_blocking=True)) for x in images.split(live.at_once)]
+    if bad:
+        raise unreadable_error(bad, len(live),
+                               'Repair them or drop them from the data set: a live view cannot '
+                               'skip them.')
+    parts = [live.clip.features(x.to(live.clip.device, non_blocking=True))
+             for x in images.split(live.at_once)]
     return Features(*(torch.cat(p).to(device, dtype) for p in zip(*parts)))
 
 # %% ../../nbs/features/5_views.ipynb #d778993d
@@ -199,9 +221,12 @@ def open_views(
 ):                         # FeatureStore, Views or Live: all have len(), batch(rows, device) and in_memory()
     "The features of a split as a training wants to see them."
     if not isinstance(views, int) or isinstance(views, bool) or views < -1:
-        raise ValueError(f'views={views!r}: 0 for the plain view, a number of cached views, or -1 for fresh ones in every epoch')
+        raise ValueError(f'views={views!r}: 0 for the plain view, a number of cached views, or -1 '
+                         f'for fresh ones in every epoch')
     size = clip.image_size if image_size is None else image_size
     common = dict(root=root, image_size=size, workers=workers, **settings)
     if views == 0: return extract(clip, dataset, **common)
-    if views < 0: return Live(clip, dataset.paths, Augment(size), size, 2 if workers is None else workers)
-    return Views([extract(clip, dataset, view=f'aug{v}', augment=Augment(size), **common) for v in range(views)])
+    if views < 0:
+        return Live(clip, dataset.paths, Augment(size), size, 2 if workers is None else workers)
+    return Views([extract(clip, dataset, view=f'aug{v}', augment=Augment(size), **common)
+                  for v in range(views)])

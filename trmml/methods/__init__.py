@@ -27,28 +27,38 @@ METHODS = {
     'hspnet': ('trmml.methods.hspnet:HSPNet', {}),
     'hspnet-frozen': ('trmml.methods.hspnet:HSPNet', dict(tower='frozen')),
     'taiadapter': ('trmml.methods.taiadapter:TaIAdapter', {}),
-    'taiadapter+dualcoop': ('trmml.methods.taidpt:Ensemble', dict(text='taiadapter', image='dualcoop')),
+    'taiadapter+dualcoop': ('trmml.methods.taidpt:Ensemble',
+                            dict(text='taiadapter', image='dualcoop')),
     'zeroshot': ('trmml.methods.zeroshot:ZeroShot', {}),
     'zeroshot-dense': ('trmml.methods.zeroshot:ZeroShot', dict(dense=True)),
 }
 
 # %% ../../nbs/methods/00_registry.ipynb #89ed73b3
 TITLES = {
-    'trmml': 'TRM-ML', 'trmml-moved': 'TRM-ML, regions from complete labels', 'dualcoop': 'DualCoOp', 'dualcoop-tai': 'DualCoOp (TaI-DPT\'s re-run)', 'dualcoop-baseline': 'baseline of Table 3',
-    'coop': 'CoOp (our variant)', 'taidpt': 'TaI-DPT', 'taidpt+dualcoop': 'TaI-DPT + DualCoOp', 'taidpt+trmml': 'TaI-DPT + TRM-ML',
-    'scpnet': 'SCPNet', 'scpnet-frozen': 'SCPNet (frozen image tower)', 'hspnet': 'HSPNet', 'hspnet-frozen': 'HSPNet (frozen image tower)',
-    'taiadapter': 'TaI-Adapter (our reading)', 'taiadapter+dualcoop': 'TaI-Adapter (our reading) + DualCoOp',
+    'trmml': 'TRM-ML', 'trmml-moved': 'TRM-ML, regions from complete labels',
+    'dualcoop': 'DualCoOp', 'dualcoop-tai': 'DualCoOp (TaI-DPT\'s re-run)',
+    'dualcoop-baseline': 'baseline of Table 3',
+    'coop': 'CoOp (our variant)', 'taidpt': 'TaI-DPT', 'taidpt+dualcoop': 'TaI-DPT + DualCoOp',
+    'taidpt+trmml': 'TaI-DPT + TRM-ML',
+    'scpnet': 'SCPNet', 'scpnet-frozen': 'SCPNet (frozen image tower)', 'hspnet': 'HSPNet',
+    'hspnet-frozen': 'HSPNet (frozen image tower)',
+    'taiadapter': 'TaI-Adapter (our reading)',
+    'taiadapter+dualcoop': 'TaI-Adapter (our reading) + DualCoOp',
     'zeroshot': 'zero-shot CLIP, pooled', 'zeroshot-dense': 'zero-shot CLIP, dense'}
 
 # %% ../../nbs/methods/00_registry.ipynb #32b1fb46
 VANILLA = {
-    'partial-bce': ('imagenet:PartialBCE', 'Partial-BCE'), 'curriculum': ('imagenet:Curriculum', 'Curriculum labeling (our reading)'),
-    'ssgrl': ('graphs:SSGRL', 'SSGRL'), 'mlgcn': ('graphs:MLGCN', 'ML-GCN'), 'sst': ('graphs:SST', 'SST'), 'sarb': ('graphs:SARB', 'SARB'),
-    'lsan': ('imagenet:LSAN', 'LSAN'), 'role': ('imagenet:ROLE', 'ROLE'), 'largeloss': ('imagenet:LargeLoss', 'LargeLoss'),
+    'partial-bce': ('imagenet:PartialBCE', 'Partial-BCE'), 'curriculum': ('imagenet:Curriculum',
+        'Curriculum labeling (our reading)'),
+    'ssgrl': ('graphs:SSGRL', 'SSGRL'), 'mlgcn': ('graphs:MLGCN', 'ML-GCN'),
+    'sst': ('graphs:SST', 'SST'), 'sarb': ('graphs:SARB', 'SARB'),
+    'lsan': ('imagenet:LSAN', 'LSAN'), 'role': ('imagenet:ROLE', 'ROLE'),
+    'largeloss': ('imagenet:LargeLoss', 'LargeLoss'),
     'hill': ('imagenet:Hill', 'Hill'), 'splc': ('imagenet:SPLC', 'SPLC'),
 }
 for name, (place, title) in VANILLA.items():
-    METHODS |= {name: (f'trmml.methods.{place}', {}), f'{name}-frozen': (f'trmml.methods.{place}', dict(tower='frozen'))}
+    METHODS |= {name: (f'trmml.methods.{place}', {}), f'{name}-frozen': (f'trmml.methods.{place}',
+        dict(tower='frozen'))}
     TITLES |= {name: title, f'{name}-frozen': f'{title} (frozen tower)'}
 
 # %% ../../nbs/methods/00_registry.ipynb #3ed217bc
@@ -56,7 +66,8 @@ def find(
     name:str, # of a method
 )->tuple:     # class, settings
     "The class behind a name, and the settings that belong to the name."
-    if name not in METHODS: raise ValueError(f'unknown method {name!r}: use one of {", ".join(METHODS)}')
+    if name not in METHODS:
+        raise ValueError(f'unknown method {name!r}: use one of {", ".join(METHODS)}')
     cls, settings = METHODS[name]
     if isinstance(cls, str):
         module, attribute = cls.split(':')
@@ -85,33 +96,48 @@ def register(
 # %% ../../nbs/methods/00_registry.ipynb #5cfeb9dd
 OFFICIAL = {
     'dualcoop': dict(
-        n_ctx=('--n_ctx_pos, --n_ctx_neg', '16'), class_specific=('--csc', 'on for COCO; the README advises against it at small ratios'),
+        n_ctx=('--n_ctx_pos, --n_ctx_neg', '16'),
+        class_specific=('--csc', 'on for COCO; the README advises against it at small ratios'),
         spatial=('no option', '20'), sharpness=('no option; --logit_scale is never read', '20 x 5'),
-        loss_w=('--loss_w', '1; .03 in the README'), gamma_pos=('--gamma_pos', '1'), gamma_neg=('--gamma_neg', '2'), shift=('no option', '.05'),
-        lr=('--lr', '.002 COCO, .001 VOC'), epochs=('--max_epochs', '50'), batch=('--train_batch_size', '32')),
+        loss_w=('--loss_w', '1; .03 in the README'), gamma_pos=('--gamma_pos', '1'),
+        gamma_neg=('--gamma_neg', '2'), shift=('no option', '.05'),
+        lr=('--lr', '.002 COCO, .001 VOC'), epochs=('--max_epochs', '50'),
+        batch=('--train_batch_size', '32')),
     'dualcoop-tai': dict(
-        n_ctx=('TRAINER.Caption.N_CTX', '16'), class_specific=('TRAINER.Caption.CSC', 'True'), spatial=('no option', 'exp(3.0), trained'),
-        sharpness=('no option', 'exp(3.91), trained'), lr=('OPTIM.LR', '.002'), epochs=('OPTIM.MAX_EPOCH', '50'), batch=('DATALOADER.TRAIN_X.BATCH_SIZE', '64')),
-    'coop': dict(n_ctx=('TRAINER.COOP.N_CTX', '16'), class_specific=('TRAINER.COOP.CSC', 'False'), loss_kind=('none: softmax', 'softmax'),
+        n_ctx=('TRAINER.Caption.N_CTX', '16'), class_specific=('TRAINER.Caption.CSC', 'True'),
+        spatial=('no option', 'exp(3.0), trained'),
+        sharpness=('no option', 'exp(3.91), trained'), lr=('OPTIM.LR', '.002'),
+        epochs=('OPTIM.MAX_EPOCH', '50'), batch=('DATALOADER.TRAIN_X.BATCH_SIZE', '64')),
+    'coop': dict(n_ctx=('TRAINER.COOP.N_CTX', '16'), class_specific=('TRAINER.COOP.CSC', 'False'),
+                 loss_kind=('none: softmax', 'softmax'),
         sharpness=('no option: CLIP\'s', '100'), lr=('OPTIM.LR', '.002')),
 }
 
 # %% ../../nbs/methods/00_registry.ipynb #37c4ecda
 OFFICIAL |= {
     'taidpt': dict(
-        captions=('no option', 'captions_train2017.json'), n_captions=('DATASET.SAMPLE', '0: all'), n_ctx=('TRAINER.Caption.N_CTX', '16'),
-        class_specific=('TRAINER.Caption.CSC', 'False'), scale=('no option', '4'), kappa=('TRAIN.spatial_SCALE_text', '50'),
-        kappa_test=('TRAIN.spatial_SCALE_image', '40; NUS-WIDE 4'), lr=('OPTIM.LR', '1e-4; NUS-WIDE 1e-3'), epochs=('OPTIM.MAX_EPOCH', '20'),
+        captions=('no option', 'captions_train2017.json'), n_captions=('DATASET.SAMPLE', '0: all'),
+        n_ctx=('TRAINER.Caption.N_CTX', '16'),
+        class_specific=('TRAINER.Caption.CSC', 'False'), scale=('no option', '4'),
+        kappa=('TRAIN.spatial_SCALE_text', '50'),
+        kappa_test=('TRAIN.spatial_SCALE_image', '40; NUS-WIDE 4'),
+        lr=('OPTIM.LR', '1e-4; NUS-WIDE 1e-3'), epochs=('OPTIM.MAX_EPOCH', '20'),
         batch=('DATALOADER.TRAIN_X.BATCH_SIZE', '512')),
     'taidpt+dualcoop': dict(r=('--ensemble_rate', '.9 in the example')),
     'scpnet': dict(
-        keep=('sparse_topk', '62 COCO, 20 VOC, 50 NUS-WIDE, 312 CUB'), hard=('hard_k', '2, 5, 6, 31'), soft=('kl_lambda', '1, 2, 1, 3'),
-        temperature=('T', '.2, .3, .2, .3'), unsupervised=('lambda_u', '.125'), sharpness=('scale', '10; NUS-WIDE: clip, learned'),
-        lr=('lr', '3e-5, 4e-5, 3e-5, 3e-4'), gcn_lr=('gcn_lr', '1e-5, 2e-4, 1e-4, 2e-4'), epochs=('epochs', '60, 120, 60, 100'),
-        stretch=('total_epochs / epochs', '80/60, 1, 80/60, 1'), weight_decay=('weight_decay', '1e-4'), batch=('batch_size', '128; CUB 96')),
+        keep=('sparse_topk', '62 COCO, 20 VOC, 50 NUS-WIDE, 312 CUB'),
+        hard=('hard_k', '2, 5, 6, 31'), soft=('kl_lambda', '1, 2, 1, 3'),
+        temperature=('T', '.2, .3, .2, .3'), unsupervised=('lambda_u', '.125'),
+        sharpness=('scale', '10; NUS-WIDE: clip, learned'),
+        lr=('lr', '3e-5, 4e-5, 3e-5, 3e-4'), gcn_lr=('gcn_lr', '1e-5, 2e-4, 1e-4, 2e-4'),
+        epochs=('epochs', '60, 120, 60, 100'),
+        stretch=('total_epochs / epochs', '80/60, 1, 80/60, 1'), weight_decay=('weight_decay',
+            '1e-4'), batch=('batch_size', '128; CUB 96')),
     'hspnet': dict(
-        parents=('super_labels, super_labels_index', 'a file for each data set'), sharpness=('no option', '10'), lr=('lr', '1e-4; CUB 1e-3'),
-        gcn_lr=('gcn_lr', '5e-4 COCO, NUS-WIDE; 7e-4 VOC; 5e-3 CUB'), epochs=('epochs', '60'), stretch=('total_epochs / epochs', '80/60'),
+        parents=('super_labels, super_labels_index', 'a file for each data set'),
+        sharpness=('no option', '10'), lr=('lr', '1e-4; CUB 1e-3'),
+        gcn_lr=('gcn_lr', '5e-4 COCO, NUS-WIDE; 7e-4 VOC; 5e-3 CUB'), epochs=('epochs', '60'),
+        stretch=('total_epochs / epochs', '80/60'),
         weight_decay=('weight_decay', '1e-4'), batch=('batch_size', '128')),
 }
 
@@ -123,7 +149,8 @@ def default(
     "What an argument of a method is by default."
     cls, fixed = find(name)
     for c in cls.__mro__:
-        p = inspect.signature(c.__init__).parameters.get(argument) if '__init__' in vars(c) else None
+        p = inspect.signature(c.__init__).parameters.get(argument) if '__init__' in vars(
+            c) else None
         if p is not None: return fixed.get(argument, p.default)
     if argument in cls.recipe: return cls.recipe[argument]
     raise TypeError(f'{name} has no argument {argument!r}')
@@ -132,11 +159,14 @@ def arguments(name:str):  # a key of OFFICIAL
     "A table: our arguments, what they are called in the official code, both defaults."
     import pandas as pd   # only when a table is made
     rows = [(a, default(name, a), option, value) for a, (option, value) in OFFICIAL[name].items()]
-    return pd.DataFrame(rows, columns=['argument', 'default', 'official option', 'official value']).set_index('argument')
+    return pd.DataFrame(rows, columns=['argument', 'default', 'official option',
+                                       'official value']).set_index('argument')
 
 # %% ../../nbs/methods/00_registry.ipynb #8898fb27
-SAME = dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=20, batch=128)   # TRM-ML's recipe, half as long
-GRAPH = dict(epochs=20, batch=128, stretch=1.)                                                  # SCPNet's and HSPNet's own, shortened
+# TRM-ML's recipe, half as long
+SAME = dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=20, batch=128)
+# SCPNet's and HSPNet's own, shortened
+GRAPH = dict(epochs=20, batch=128, stretch=1.)
 TRIALS = {   # learning rates, the setting of sharpness and its values, what all trials share
     'dualcoop-tai': ([5e-4, 2e-3, 5e-3, 1e-2], 'spatial', [.2, .6, 1.2], SAME),
     'dualcoop-baseline': ([5e-4, 2e-3, 5e-3, 1e-2], 'sharpness', [.5, 1., 2.], SAME),
@@ -159,7 +189,8 @@ def trial(
     value:float,  # of the setting of sharpness
 )->dict:          # all settings of this trial
     "What a method is trained with in one trial."
-    _, knob, _, shared = TRIALS[name]; own = {**shared, 'lr': lr, knob: value}
+    _, knob, _, shared = TRIALS[name]
+    own = {**shared, 'lr': lr, knob: value}
     return {**own, **TIED.get(name, lambda s: {})(own)}
 
 def trials(
@@ -170,12 +201,19 @@ def trials(
     return [trial(name, lr, v) for lr, v in itertools.product(rates, values)]
 
 # %% ../../nbs/methods/00_registry.ipynb #7845ede8
-SMALL = dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=20, batch=32, drop=0, head_lr=1.)
+SMALL = dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=20, batch=32, drop=0,
+             head_lr=1.)
 NARROW = dict(SMALL, width=128, hidden=64)   # the published code's halves: 2048 -> 1024 -> 512
-KNOBS = {'partial-bce': ('weight_decay', [1e-3, 1e-2, 1e-1]), 'curriculum': ('theta', [1., 2., 3.]), 'ssgrl': ('weight_decay', [1e-3, 1e-2, 1e-1]),
-         'mlgcn': ('weight_decay', [1e-3, 1e-2, 1e-1]), 'sst': ('floor', [.65, .75, .85]), 'sarb': ('clusters', [5, 10, 20]), 'lsan': ('smooth', [.05, .1, .2]),
-         'role': ('theta_lr', [3., 10., 30.]), 'largeloss': ('delta', [.1, .2, .4]), 'hill': ('margin', [.5, 1., 2.]), 'splc': ('tau', [.5, .6, .7])}
-OWN = {'ssgrl': NARROW, 'sst': NARROW, 'sarb': NARROW, 'mlgcn': dict(SMALL, hidden=256), 'role': dict(SMALL, k=1.9),
+KNOBS = {'partial-bce': ('weight_decay', [1e-3, 1e-2, 1e-1]), 'curriculum': ('theta', [1., 2., 3.]),
+         'ssgrl': ('weight_decay', [1e-3, 1e-2, 1e-1]),
+         'mlgcn': ('weight_decay', [1e-3, 1e-2, 1e-1]), 'sst': ('floor', [.65, .75, .85]),
+         'sarb': ('clusters', [5, 10, 20]), 'lsan': ('smooth', [.05, .1, .2]),
+         'role': ('theta_lr', [3., 10., 30.]), 'largeloss': ('delta', [.1, .2, .4]),
+         'hill': ('margin', [.5, 1., 2.]), 'splc': ('tau', [.5, .6, .7])}
+OWN = {'ssgrl': NARROW, 'sst': NARROW, 'sarb': NARROW, 'mlgcn': dict(SMALL, hidden=256),
+       'role': dict(SMALL, k=1.9),
        'hill': dict(SMALL, stretch=0.), 'splc': dict(SMALL, stretch=0.)}
-RATES = {**dict.fromkeys(('ssgrl', 'sst', 'sarb'), [3e-4, 1e-3, 3e-3, 1e-2]), 'mlgcn': [1e-3, 3e-3, 1e-2, 3e-2]}
-TRIALS |= {f'{m}-frozen': (RATES.get(m, [1e-2, 3e-2, 1e-1, 3e-1]), *knob, OWN.get(m, SMALL)) for m, knob in KNOBS.items()}
+RATES = {**dict.fromkeys(('ssgrl', 'sst', 'sarb'), [3e-4, 1e-3, 3e-3, 1e-2]),
+         'mlgcn': [1e-3, 3e-3, 1e-2, 3e-2]}
+TRIALS |= {f'{m}-frozen': (RATES.get(m, [1e-2, 3e-2, 1e-1, 3e-1]), *knob, OWN.get(m, SMALL)) for m,
+           knob in KNOBS.items()}

@@ -28,7 +28,8 @@ def matched(
     if way == 'text-text': return np.array([[.3, 1., .3, .3, .5]])
     y, x = np.mgrid[:side, :side]
     near = np.exp(-((y - side + 1.6)**2 + (x - 1.2)**2)/1.5)
-    return {'text-image': np.full((side, side), .5), 'text-pixel': np.where((y + x) % 2, .3, .6)*near**.3, 'text-region': near}[way]
+    return {'text-image': np.full((side, side), .5), 'text-pixel': np.where((y + x) % 2, .3, .6)
+            *near**.3, 'text-region': near}[way]
 
 # %% ../../nbs/methods/03_coop.ipynb #db6a10b0
 def show_matching(
@@ -37,14 +38,20 @@ def show_matching(
 ):               # axes
     "One panel a way: what the text of a class is compared with."
     import matplotlib.pyplot as plt   # only when something is drawn
-    axs = np.atleast_1d(plt.subplots(1, len(ways), figsize=(width*len(ways), width), layout='constrained', squeeze=False)[1][0])
+    axs = np.atleast_1d(plt.subplots(1, len(ways), figsize=(width*len(ways), width),
+                                     layout='constrained', squeeze=False)[1][0])
     for ax, way in zip(axs, ways):
         m = matched(way)
-        ax.imshow(m, cmap='viridis', vmin=0, vmax=1); ax.set_title(way, fontsize=8); ax.set(xticks=[], yticks=[])
+        ax.imshow(m, cmap='viridis', vmin=0, vmax=1)
+        ax.set_title(way, fontsize=8)
+        ax.set(xticks=[], yticks=[])
         if way == 'text-text':
-            for i, word in enumerate(SENTENCE): ax.text(i, 0, word, color='w', ha='center', va='center', fontsize=7)
+            for i, word in enumerate(SENTENCE):
+                ax.text(i, 0, word, color='w', ha='center', va='center', fontsize=7)
         if way == 'text-pixel':
-            for edge in np.arange(len(m) - 1) + .5: ax.axhline(edge, color='w', lw=1); ax.axvline(edge, color='w', lw=1)
+            for edge in np.arange(len(m) - 1) + .5:
+                ax.axhline(edge, color='w', lw=1)
+                ax.axvline(edge, color='w', lw=1)
     return axs
 
 # %% ../../nbs/methods/03_coop.ipynb #154201ff
@@ -53,7 +60,8 @@ def shared_cross_entropy(
     labels:Tensor, # (B, C) in {1, 0, -1}
 )->Tensor:         # scalar; 0 if no picture has a known positive
     "Softmax cross-entropy with the target shared among the known positives of a picture."
-    y = (labels == 1).float(); some = y.sum(1) > 0
+    y = (labels == 1).float()
+    some = y.sum(1) > 0
     each = -(y*z.float().log_softmax(1)).sum(1)/y.sum(1).clamp(min=1)
     return each[some].sum()/some.sum().clamp(min=1)
 
@@ -61,7 +69,8 @@ def shared_cross_entropy(
 class CoOp(Method):
     "CoOp: learned prompts against CLIP's pooled vector."
     exchangeable = True   # `loss=`
-    recipe = dict(optimizer='sgd', lr=2e-3, weight_decay=5e-4, schedule='cosine', epochs=50, batch=32)
+    recipe = dict(optimizer='sgd', lr=2e-3, weight_decay=5e-4, schedule='cosine', epochs=50,
+                  batch=32)
 
     def __init__(self,
         clip:CLIP, classes:list,
@@ -73,11 +82,15 @@ class CoOp(Method):
         seed:int=0, **recipe,
     ):
         super().__init__(clip, classes, **recipe)
-        if loss_kind not in ('softmax', 'sigmoid', 'dual'): raise ValueError(f"loss_kind={loss_kind!r}: use 'softmax', 'sigmoid' or 'dual'")
+        if loss_kind not in ('softmax', 'sigmoid', 'dual'):
+            raise ValueError(f"loss_kind={loss_kind!r}: use 'softmax', 'sigmoid' or 'dual'")
         self.loss_kind, self.sharpness = loss_kind, sharpness*clip.logit_scale
-        self.prompts = PromptLearner(clip, self.classes, n_ctx, class_specific, dual=loss_kind == 'dual', seed=seed)
-        if loss_kind == 'sigmoid': self.threshold = torch.nn.Parameter(torch.tensor(.2*self.sharpness, device=clip.device))
-        self.asl = dict(gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift, reduction='batch', eps=1e-8)
+        self.prompts = PromptLearner(clip, self.classes, n_ctx, class_specific,
+                                     dual=loss_kind == 'dual', seed=seed)
+        if loss_kind == 'sigmoid':
+            self.threshold = torch.nn.Parameter(torch.tensor(.2*self.sharpness, device=clip.device))
+        self.asl = dict(gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift, reduction='batch',
+                        eps=1e-8)
 
     def encode_text(self): return self.prompts(self.clip)   # (1 or 2, C, d)
 
@@ -85,7 +98,8 @@ class CoOp(Method):
 @patch
 def logits(self:CoOp, x):
     "(B, C): cosines times the logit scale, against a negative prompt or a threshold if there is one."
-    v, G = normalize(as_features(self.clip, x).pooled.float(), dim=-1), normalize(self.text(), dim=-1)
+    v = normalize(as_features(self.clip, x).pooled.float(), dim=-1)
+    G = normalize(self.text(), dim=-1)
     z = self.sharpness*torch.einsum('bd,pcd->pbc', v, G)
     if self.loss_kind == 'dual': return z[0] - z[1]
     return z[0] - self.threshold if self.loss_kind == 'sigmoid' else z[0]
@@ -100,4 +114,5 @@ def scores(self:CoOp, x):
 def loss(self:CoOp, x, labels):
     "The one term that is minimised."
     z = self.logits(x)
-    return dict(total=shared_cross_entropy(z, labels) if self.loss_kind == 'softmax' else classification(self, z, labels, **self.asl))
+    return dict(total=shared_cross_entropy(z, labels) if self.loss_kind == 'softmax'
+                else classification(self, z, labels, **self.asl))

@@ -45,7 +45,9 @@ def dual_pixel_logits(
     scale:float,     # kappa*lambda, overall scale
 )->tuple:            # z_pos (B, C), z_neg (B, C), weights (B, C, n)
     "Votes of all positions for and against each class, weighted by the positive prompt's softmax."
-    cos = linear(u, normalize(G.float(), dim=-1).flatten(0, 1)).mT.contiguous().unflatten(1, (2, -1))   # (B, 2, C, n)
+    # (B, 2, C, n)
+    cos = linear(u, normalize(G.float(), dim=-1).flatten(0, 1)).mT.contiguous().unflatten(1,
+        (2, -1))
     w = (spatial*cos[:, 0]).softmax(-1)
     z = scale*(w[:, None]*cos).sum(-1)
     return z[:, 0], z[:, 1], w
@@ -54,7 +56,8 @@ def dual_pixel_logits(
 class DualCoOp(Method):
     "DualCoOp as in its official code (sunxm2357/DualCoOp): dual prompts, text-pixel matching."
     exchangeable = True   # `loss=`
-    recipe = dict(optimizer='sgd', lr=2e-3, weight_decay=5e-4, schedule='cosine', epochs=50, batch=32)
+    recipe = dict(optimizer='sgd', lr=2e-3, weight_decay=5e-4, schedule='cosine', epochs=50,
+                  batch=32)
 
     def __init__(self,
         clip:CLIP, classes:list,
@@ -67,12 +70,17 @@ class DualCoOp(Method):
         seed:int=0, **recipe,
     ):
         super().__init__(clip, classes, **recipe)
-        check_options(n_ctx=n_ctx, class_specific=class_specific, spatial=spatial, sharpness=sharpness, loss_w=loss_w, gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift)
+        check_options(n_ctx=n_ctx, class_specific=class_specific, spatial=spatial,
+                      sharpness=sharpness, loss_w=loss_w, gamma_pos=gamma_pos, gamma_neg=gamma_neg,
+                      shift=shift)
         self.prompts = PromptLearner(clip, self.classes, n_ctx, class_specific, seed=seed)
         self.prompts.replays = True   # one text pass a step
-        self.spatial, self.sharpness, self.loss_w = spatial*clip.logit_scale, sharpness*clip.logit_scale, loss_w
+        self.spatial = spatial*clip.logit_scale
+        self.sharpness = sharpness*clip.logit_scale
+        self.loss_w = loss_w
         self.shift, self.shift_for = None, None   # computed for the batch's size of map
-        self.asl = dict(gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift, reduction='sum', eps=1e-6)
+        self.asl = dict(gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift, reduction='sum',
+                        eps=1e-6)
 
     def encode_text(self): return self.prompts(self.clip)   # (2, C, d)
     def temperatures(self): return self.spatial, self.sharpness
@@ -83,7 +91,8 @@ class DualCoOp(Method):
 @patch
 def positions(self:DualCoOp, f):
     "(B, n, d) unit-length vectors that vote: the mean token and the grid."
-    if self.shift_for != f.shape[-2:]: self.shift, self.shift_for = position_shift(self.clip, *f.shape[-2:]), f.shape[-2:]
+    if self.shift_for != f.shape[-2:]:
+        self.shift, self.shift_for = position_shift(self.clip, *f.shape[-2:]), f.shape[-2:]
     return all_positions(f, self.shift)
 
 @patch
@@ -112,13 +121,18 @@ class DualCoOpTaI(DualCoOp):
 
     def __init__(self,
         clip:CLIP, classes:list,
-        spatial:float=math.exp(3)/100,      # at the start, relative to CLIP's logit scale (20.1 of 100)
-        sharpness:float=math.exp(3.91)/100, # at the start, relative to CLIP's logit scale (49.9 of 100)
+        spatial:float=math.exp(3)
+        /100,      # at the start, relative to CLIP's logit scale (20.1 of 100)
+        sharpness:float=math.exp(3.91)
+        /100, # at the start, relative to CLIP's logit scale (49.9 of 100)
         **settings,                         # of DualCoOp or its recipe
     ):
-        super().__init__(clip, classes, spatial=spatial, sharpness=sharpness, **{'loss_w': 1., **settings})
-        if not spatial: raise ValueError('spatial=0: use a number above 0, for its logarithm is trained')
-        self.log_spatial, self.log_sharpness = (nn.Parameter(torch.tensor(math.log(t), device=clip.device)) for t in (self.spatial, self.sharpness))
+        super().__init__(clip, classes, spatial=spatial, sharpness=sharpness,
+                         **{'loss_w': 1., **settings})
+        if not spatial:
+            raise ValueError('spatial=0: use a number above 0, for its logarithm is trained')
+        self.log_spatial, self.log_sharpness = (nn.Parameter(torch.tensor(math.log(t),
+            device=clip.device)) for t in (self.spatial, self.sharpness))
         self.asl |= dict(reduction='batch', eps=1e-8)
 
     def temperatures(self): return self.log_spatial.exp(), self.log_sharpness.exp()
@@ -127,14 +141,17 @@ class DualCoOpTaI(DualCoOp):
 # %% ../../nbs/methods/02_dualcoop.ipynb #c2a154c7
 class DualCoOpBaseline(DualCoOpTaI):
     "The baseline of Table 3 (our reading): dual prompts, positions vote alike, TRM-ML's recipe."
-    recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40, batch=128)
+    recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40,
+                  batch=128)
 
     def __init__(self,
         clip:CLIP, classes:list,
         spatial:float=0.,   # 0: a plain mean; larger: positions that fit count more
         **settings,         # of DualCoOp or its recipe
     ):
-        super().__init__(clip, classes, **{'sharpness': 1., **settings}); check_options(spatial=spatial)
-        self.even = spatial*clip.logit_scale; del self.log_spatial
+        super().__init__(clip, classes, **{'sharpness': 1., **settings})
+        check_options(spatial=spatial)
+        self.even = spatial*clip.logit_scale
+        del self.log_spatial
 
     def temperatures(self): return self.even, self.log_sharpness.exp()

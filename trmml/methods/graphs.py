@@ -22,10 +22,14 @@ from ..train.losses import known_bce
 # %% ../../nbs/methods/10_graphs.ipynb #991840e5
 class GraphNet(nn.Module):
     "Features of a batch -> logits (B, C), decoupled vectors (B, C, D), logits of pairs or None."
-    def __init__(self, d, C, words, width=None, hidden=512, out=None, pairs=False, shared_gate=False):
-        super().__init__(); D = width or d
-        self.reduce = nn.Identity() if width is None else nn.Sequential(nn.Conv2d(d, width, 1, bias=False), nn.BatchNorm2d(width))
-        self.decouple, self.head = Decoupling(D, words, hidden), GraphHead(C, D, out, shared_gate=shared_gate)
+    def __init__(self, d, C, words, width=None, hidden=512, out=None, pairs=False,
+                 shared_gate=False):
+        super().__init__()
+        D = width or d
+        self.reduce = nn.Identity() if width is None else nn.Sequential(nn.Conv2d(d, width, 1,
+            bias=False), nn.BatchNorm2d(width))
+        self.decouple = Decoupling(D, words, hidden)
+        self.head = GraphHead(C, D, out, shared_gate=shared_gate)
         self.pairs = PairHead(C, D, hidden, out or D) if pairs else None
     def see(self, f, words):
         x = self.reduce(f.dense)
@@ -40,15 +44,21 @@ class SSGRL(Vanilla):
     pairs, width = False, None   # SSGRL works on all 2048 channels of a ResNet
     def __init__(self, clip, classes:list, tower='layer4',
         words=None,                          # a GloVe file, a (C, D) tensor, or None: text features
-        width:int=None, hidden:int=512, out:int=None,   # channels after a reduction, of decoupling, of the classifier; None: as published
+        width:int=None, hidden:int=512,
+        out:int=None,   # channels after a reduction, of decoupling, of the classifier; None: as published
         by:str='counts', shared_gate=False,  # how the graph counts; a quirk of the released code
         **settings,
     ):
-        super().__init__(clip, classes, tower, **settings); self.by = by
-        if width is None and clip.d == 2048: width, out = self.width, out or self.width   # of a whole ResNet
+        super().__init__(clip, classes, tower, **settings)
+        self.by = by
+        if width is None and clip.d == 2048:
+            width, out = self.width, out or self.width   # of a whole ResNet
         W, self.word_source = word_vectors(clip, self.classes, words)
-        self.register_buffer('W', W); self.register_buffer('G', torch.eye(len(classes)))
-        self.start(GraphNet, clip.d, len(classes), W.shape[1], width, hidden, out, self.pairs, shared_gate); self.setup(width or clip.d)
+        self.register_buffer('W', W)
+        self.register_buffer('G', torch.eye(len(classes)))
+        self.start(GraphNet, clip.d, len(classes), W.shape[1], width, hidden, out, self.pairs,
+                   shared_gate)
+        self.setup(width or clip.d)
 
     def setup(self, D): "Buffers of a subclass."
     def size_tables(self, labels): self.G = label_graph(labels.cpu(), self.by).to(self.G)
@@ -60,38 +70,48 @@ class SSGRL(Vanilla):
 @patch
 def regions(self:SSGRL, x):
     "(B, C, h, w): where each class looked."
-    f = self.see(x); _, a = self.used()[0].see(f, self.W); h, w = f.dense.shape[-2:]
+    f = self.see(x)
+    _, a = self.used()[0].see(f, self.W)
+    h, w = f.dense.shape[-2:]
     if min(h, w) >= 14: h, w = h//2, w//2
     return a.unflatten(-1, (h, w))
 
 # %% ../../nbs/methods/10_graphs.ipynb #963b4f73
 class WordNet(nn.Module):
     "Largest features, times class weights made from words."
-    def __init__(self, d, words, hidden): super().__init__(); self.gcn = GCN(words, hidden, d)
+    def __init__(self, d, words, hidden):
+        super().__init__()
+        self.gcn = GCN(words, hidden, d)
     def forward(self, f, E, A): return f.dense.amax((2, 3)) @ self.gcn(E, A).T
 
 # %% ../../nbs/methods/10_graphs.ipynb #1e66924d
 class MLGCN(Vanilla):
     "Multi-label graph convolutional network (Chen et al., CVPR 2019), adapted to partial labels."
-    recipe = dict(Vanilla.recipe, optimizer='sgd', lr=.01, head_lr=10., weight_decay=1e-4, batch=16, drop=0)
+    recipe = dict(Vanilla.recipe, optimizer='sgd', lr=.01, head_lr=10., weight_decay=1e-4, batch=16,
+                  drop=0)
     def __init__(self, clip, classes:list, tower='all',
         words=None, hidden:int=1024,          # as for SSGRL; of the graph convolutions
         t:float=.4, mix:float=.25, by:str='counts',   # of the adjacency
         clip_norm:float=10.,                  # largest norm of the gradient; 0: any
         **settings,
     ):
-        super().__init__(clip, classes, tower, **settings); self.t, self.mix, self.by, self.clip_norm, self.hooked = t, mix, by, clip_norm, None
+        super().__init__(clip, classes, tower, **settings)
+        self.t, self.mix, self.by, self.clip_norm, self.hooked = t, mix, by, clip_norm, None
         W, self.word_source = word_vectors(clip, self.classes, words)
-        self.register_buffer('W', W); self.register_buffer('A', torch.eye(len(classes))); self.start(WordNet, clip.d, W.shape[1], hidden)
+        self.register_buffer('W', W)
+        self.register_buffer('A', torch.eye(len(classes)))
+        self.start(WordNet, clip.d, W.shape[1], hidden)
 
-    def size_tables(self, labels): self.A = mlgcn_adjacency(labels.cpu(), self.t, self.mix, self.by).to(self.A)
+    def size_tables(self, labels):
+        self.A = mlgcn_adjacency(labels.cpu(), self.t, self.mix, self.by).to(self.A)
     def logits(self, x): return self.used()[0](self.see(x), self.W, self.A)
     def loss(self, x, labels): return dict(total=known_bce(self.logits(x), labels))
 
     def before_step(self, opt, step, steps, rows):
         super().before_step(opt, step, steps, rows)
         if self.clip_norm and self.hooked is not opt:
-            opt.register_step_pre_hook(lambda o, *_: (nn.utils.clip_grad_norm_([p for g in o.param_groups for p in g['params']], self.clip_norm), None)[1])
+            opt.register_step_pre_hook(lambda o, *_: (nn.utils.clip_grad_norm_([p
+                for g in o.param_groups for p in g['params']], self.clip_norm), None)[1])
             self.hooked = opt
 
 # %% ../../nbs/methods/10_graphs.ipynb #83654648
@@ -108,7 +128,8 @@ def within(
     theta:float,
 ):                # (B, C): known labels, and 1 for what is found
     "Positives that known positives of the same image suggest."
-    K = square(k, labels.shape[1]); pos = (labels == 1).to(K.dtype)
+    K = square(k, labels.shape[1])
+    pos = (labels == 1).to(K.dtype)
     t = torch.einsum('bcj,bj->bc', K, pos)/pos.sum(1, keepdim=True).clamp(min=1)
     return torch.where((labels == 0) & (t >= theta), 1, labels.to(torch.int8))
 
@@ -120,7 +141,8 @@ def across(
     zero_bank=False, # the mean over all n, filled or not
 ):                # as `within`
     "Positives that resemble known positives of other images."
-    cos = torch.einsum('bcd,cnd->bcn', F.normalize(f.detach(), dim=-1), F.normalize(bank, dim=-1)).sum(-1)
+    cos = torch.einsum('bcd,cnd->bcn', F.normalize(f.detach(), dim=-1),
+                       F.normalize(bank, dim=-1)).sum(-1)
     t = cos/(bank.shape[1] if zero_bank else filled.clamp(min=1))
     return torch.where((labels == 0) & (t >= theta), 1, labels.to(torch.int8))
 
@@ -129,13 +151,19 @@ class SST(SSGRL):
     "Structured semantic transfer (Chen et al., AAAI 2022)."
     pairs, width = True, 1024
     def __init__(self, clip, classes, tower='layer4', first:int=5, floor:float=.75, length:int=100,
-        pair_w:float=10., contrast_w:float=.05, zero_bank=False, **settings):   # weights of the losses; the quirk
+        pair_w:float=10., contrast_w:float=.05, zero_bank=False,
+        **settings):   # weights of the losses; the quirk
         self.length = length
         super().__init__(clip, classes, tower, **settings)
-        self.first, self.floor, self.pair_w, self.contrast_w, self.zero_bank = first, floor, pair_w, contrast_w, zero_bank
+        self.first = first
+        self.floor = floor
+        self.pair_w = pair_w
+        self.contrast_w = contrast_w
+        self.zero_bank = zero_bank
 
     def setup(self, D):
-        self.register_buffer('bank', torch.zeros(len(self.classes), self.length, D, device=self.clip.device))
+        self.register_buffer('bank', torch.zeros(len(self.classes), self.length, D,
+                                                 device=self.clip.device))
         self.register_buffer('filled', torch.zeros(len(self.classes), device=self.clip.device))
 
 # %% ../../nbs/methods/10_graphs.ipynb #0d3d7781
@@ -145,7 +173,8 @@ def remember(self:SST, f, labels):
     "Vectors of known positives enter the bank, newest first."
     for c in (labels == 1).any(0).nonzero()[:, 0]:
         new = f[labels[:, c] == 1, c].detach().to(self.bank)
-        self.bank[c] = torch.cat([new, self.bank[c]])[:self.length]; self.filled[c] = min(self.filled[c] + len(new), self.length)
+        self.bank[c] = torch.cat([new, self.bank[c]])[:self.length]
+        self.filled[c] = min(self.filled[c] + len(new), self.length)
 
 # %% ../../nbs/methods/10_graphs.ipynb #49097ee0
 @patch
@@ -153,28 +182,36 @@ def loss(self:SST, x, labels):
     "Known labels; from epoch `first` on found ones too; pairs; agreement of vectors."
     s, f, k = self.forward(x)
     if self.training: self.remember(f, labels)
-    out = dict(cls=known_bce(s, labels), pair=pair_loss(k, labels), contrast=pairwise_loss(f, labels, np.random.RandomState([self.seed, self.step])))
-    total = out['cls'] + self.warm*(self.pair_w*out['pair'] + self.contrast_w*out['contrast']); self.pseudo = None
+    out = dict(cls=known_bce(s, labels), pair=pair_loss(k, labels),
+               contrast=pairwise_loss(f, labels, np.random.RandomState([self.seed, self.step])))
+    total = out['cls'] + self.warm*(self.pair_w*out['pair'] + self.contrast_w*out['contrast'])
+    self.pseudo = None
     if self.epoch >= self.first:
         theta = sst_theta(self.epoch, self.first, floor=self.floor)
-        a, b = within(k, labels, theta), across(f, labels, self.bank, self.filled, theta, self.zero_bank)
-        out |= dict(intra=known_bce(s, a, theta), inter=known_bce(s, b, theta)); total = total + out['intra'] + out['inter']
+        a = within(k, labels, theta)
+        b = across(f, labels, self.bank, self.filled, theta, self.zero_bank)
+        out |= dict(intra=known_bce(s, a, theta), inter=known_bce(s, b, theta))
+        total = total + out['intra'] + out['inter']
         self.pseudo = torch.maximum(a, b).where(labels == 0, 0)
     return dict(out, total=total)
 
 # %% ../../nbs/methods/10_graphs.ipynb #915b7afc
 def blend_instances(f, labels, alpha):
     "Vectors (B, C, D) and soft labels after blending with the partner image."
-    partner, y = f.flip(0), labels.to(f.dtype); take = (labels == 0) & (labels.flip(0) == 1)
-    return torch.where(take[..., None], alpha*f + (1 - alpha)*partner, f), torch.where(take, 1 - alpha, y)
+    partner, y = f.flip(0), labels.to(f.dtype)
+    take = (labels == 0) & (labels.flip(0) == 1)
+    return torch.where(take[..., None], alpha*f + (1 - alpha)*partner, f), torch.where(take,
+        1 - alpha, y)
 
 # %% ../../nbs/methods/10_graphs.ipynb #dba3b7e5
 def blend_prototypes(f, labels, beta, prototypes, rng, overwrite_known=False):
     "Vectors and soft labels after blending one unknown class of each image with a prototype (C, n, D)."
-    chance = torch.from_numpy(rng.rand(*labels.shape)).to(f)*(labels == 0); one = F.one_hot(chance.argmax(1), labels.shape[1]).bool()
+    chance = torch.from_numpy(rng.rand(*labels.shape)).to(f)*(labels == 0)
+    one = F.one_hot(chance.argmax(1), labels.shape[1]).bool()
     take = one if overwrite_known else one & (labels == 0)
     proto = prototypes[:, rng.randint(prototypes.shape[1])]
-    return torch.where(take[..., None], beta*f + (1 - beta)*proto, f), torch.where(take, 1 - beta, labels.to(f.dtype))
+    return torch.where(take[..., None], beta*f + (1 - beta)*proto, f), torch.where(take, 1 - beta,
+        labels.to(f.dtype))
 
 # %% ../../nbs/methods/10_graphs.ipynb #c57f617f
 def centres(v, n:int, seed=0):
@@ -187,25 +224,38 @@ def centres(v, n:int, seed=0):
 class SARB(SSGRL):
     "Semantic-aware representation blending (Pu et al., AAAI 2022)."
     width = 1024
-    def __init__(self, clip, classes, tower='layer4', first:int=5, renew:int=5, clusters:int=10, contrast_w:float=.05, overwrite_known=False, **settings):
-        self.clusters = clusters; super().__init__(clip, classes, tower, **settings)
-        self.first, self.renew, self.contrast_w, self.overwrite_known = first, renew, contrast_w, overwrite_known
+    def __init__(self, clip, classes, tower='layer4', first:int=5, renew:int=5, clusters:int=10,
+                 contrast_w:float=.05, overwrite_known=False, **settings):
+        self.clusters = clusters
+        super().__init__(clip, classes, tower, **settings)
+        self.first = first
+        self.renew = renew
+        self.contrast_w = contrast_w
+        self.overwrite_known = overwrite_known
 
     def setup(self, D):
         self.net.mix = nn.Parameter(torch.full((2,), .5, device=self.clip.device))   # alpha, beta
-        self.register_buffer('prototypes', torch.zeros(len(self.classes), self.clusters, D, device=self.clip.device))
+        self.register_buffer('prototypes', torch.zeros(len(self.classes), self.clusters, D,
+                                                       device=self.clip.device))
 
     def begin_epoch(self, epoch, epochs):
         super().begin_epoch(epoch, epochs)
         if epoch >= self.first and (epoch - self.first) % self.renew == 0:
             f = self.over_training_set(lambda v: self.used()[0].see(v, self.W)[0]).cpu()
-            self.prototypes = torch.stack([centres(f[self.given[:, c].cpu() == 1, c], self.clusters, self.seed) for c in range(f.shape[1])]).to(self.prototypes)
+            self.prototypes = torch.stack([centres(f[self.given[:, c].cpu() == 1, c], self.clusters,
+                                                   self.seed)
+                                                   for c in range(f.shape[1])]).to(self.prototypes)
 
     def loss(self, x, labels):
-        s, f, _ = self.forward(x); rng = np.random.RandomState([self.seed, self.step]); head = lambda v: self.net.head(v, self.G)
-        out = dict(cls=known_bce(s, labels), contrast=pairwise_loss(f, labels, rng)); total = out['cls'] + self.warm*self.contrast_w*out['contrast']
+        s, f, _ = self.forward(x)
+        rng = np.random.RandomState([self.seed, self.step])
+        head = lambda v: self.net.head(v, self.G)
+        out = dict(cls=known_bce(s, labels), contrast=pairwise_loss(f, labels, rng))
+        total = out['cls'] + self.warm*self.contrast_w*out['contrast']
         if self.epoch >= self.first:
             alpha, beta = self.net.mix.clamp(0, 1)
-            (a, ya), (b, yb) = blend_instances(f, labels, alpha), blend_prototypes(f, labels, beta, self.prototypes, rng, self.overwrite_known)
-            out |= dict(instance=known_bce(head(a), ya), prototype=known_bce(head(b), yb)); total = total + out['instance'] + out['prototype']
+            (a, ya), (b, yb) = blend_instances(f, labels, alpha), blend_prototypes(f, labels, beta,
+                self.prototypes, rng, self.overwrite_known)
+            out |= dict(instance=known_bce(head(a), ya), prototype=known_bce(head(b), yb))
+            total = total + out['instance'] + out['prototype']
         return dict(out, total=total)

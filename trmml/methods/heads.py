@@ -30,7 +30,8 @@ class Decoupling(nn.Module):
         x:Tensor, # (B, D, h, w)
         w:Tensor, # (C, words)
     ):            # f (B, C, D), a (B, C, h*w)
-        x = rearrange(x, 'b d h w -> b (h w) d'); v = (self.fc_a.weight @ self.fc3.weight)[0]
+        x = rearrange(x, 'b d h w -> b (h w) d')
+        v = (self.fc_a.weight @ self.fc3.weight)[0]
         t = (self.fc1(x)[:, None]*self.fc2(w)[None, :, None]).tanh()            # (B, C, hw, d)
         a = (t @ v + self.fc_a(self.fc3.bias)).softmax(-1)
         return torch.einsum('bcn,bnd->bcd', a, x), a
@@ -44,7 +45,9 @@ class GGNN(nn.Module):
     ):
         super().__init__()
         self.steps, self.shared_gate = steps, shared_gate
-        for k in 'zrh': setattr(self, f'W{k}', nn.Linear(2*D, D)); setattr(self, f'U{k}', nn.Linear(D, D))
+        for k in 'zrh':
+            setattr(self, f'W{k}', nn.Linear(2*D, D))
+            setattr(self, f'U{k}', nn.Linear(D, D))
 
     def forward(self,
         h:Tensor, # (B, C, D)
@@ -52,7 +55,8 @@ class GGNN(nn.Module):
     ):            # (B, C, D)
         for _ in range(self.steps):
             m = torch.cat([G @ h, G.T @ h], -1)
-            z = (self.Wz(m) + self.Uz(h)).sigmoid(); r = (self.Wr(m) + (self.Uz if self.shared_gate else self.Ur)(h)).sigmoid()
+            z = (self.Wz(m) + self.Uz(h)).sigmoid()
+            r = (self.Wr(m) + (self.Uz if self.shared_gate else self.Ur)(h)).sigmoid()
             h = (1 - z)*h + z*(self.Wh(m) + self.Uh(r*h)).tanh()
         return h
 
@@ -69,8 +73,11 @@ class GraphHead(nn.Module):
     "Decoupled vectors -> graph -> logits: the common trunk of SSGRL, SST and SARB."
     def __init__(self, C:int, D:int, out:int=None, steps:int=3, shared_gate:bool=False):
         super().__init__()
-        self.graph, self.fc, self.classifier = GGNN(D, steps, shared_gate), nn.Linear(2*D, out or D), ClassVectors(C, out or D)
-    def forward(self, f, G): return self.classifier(self.fc(torch.cat([self.graph(f, G), f], -1)).tanh())
+        self.graph = GGNN(D, steps, shared_gate)
+        self.fc = nn.Linear(2*D, out or D)
+        self.classifier = ClassVectors(C, out or D)
+    def forward(self, f, G):
+        return self.classifier(self.fc(torch.cat([self.graph(f, G), f], -1)).tanh())
 
 # %% ../../nbs/methods/08_heads.ipynb #483a4ffd
 def conditional(
@@ -79,7 +86,8 @@ def conditional(
 )->Tensor:            # (C, C) estimate of P(j | i); 0 in rows of classes without positives
     "Co-occurrence of known positives."
     if by not in ('counts', 'known'): raise ValueError(f"by={by!r}: use 'counts' or 'known'")
-    pos = (labels == 1).double(); N = pos.T @ pos
+    pos = (labels == 1).double()
+    N = pos.T @ pos
     below = N.diag()[:, None] if by == 'counts' else pos.T @ (labels != 0).double()
     return (N/below.clamp(min=1)).float()
 
@@ -106,7 +114,8 @@ class GCN(nn.Module):
     "Class weights from word vectors."
     def __init__(self, words:int, hidden:int, out:int):
         super().__init__()
-        self.w1, self.w2 = (nn.Parameter((2*torch.rand(s) - 1)/s[1]**.5) for s in ((words, hidden), (hidden, out)))
+        self.w1, self.w2 = (nn.Parameter((2*torch.rand(s) - 1)/s[1]**.5) for s in ((words, hidden),
+            (hidden, out)))
     def forward(self, E, A): return A @ (F.leaky_relu(A @ (E @ self.w1), .2) @ self.w2)   # (C, out)
 
 # %% ../../nbs/methods/08_heads.ipynb #ba810322
@@ -114,13 +123,18 @@ class PairHead(nn.Module):
     "A logit for each pair i < j of classes (HCPLab-SYSU/HCP-MLR-PL, intra-image branch of SST)."
     def __init__(self, C:int, D:int, hidden:int, out:int):
         super().__init__()
-        self.fc1, self.fc2, self.fc3 = nn.Linear(D, hidden), nn.Linear(2*hidden, out), nn.Linear(out, out)
+        self.fc1 = nn.Linear(D, hidden)
+        self.fc2 = nn.Linear(2*hidden, out)
+        self.fc3 = nn.Linear(out, out)
         self.classifier = ClassVectors(C*(C - 1)//2, out)
-        i, j = torch.triu_indices(C, C, 1); self.register_buffer('i', i, persistent=False); self.register_buffer('j', j, persistent=False)
+        i, j = torch.triu_indices(C, C, 1)
+        self.register_buffer('i', i, persistent=False)
+        self.register_buffer('j', j, persistent=False)
 
     def forward(self, f):
         "(B, C, D) -> (B, C(C-1)/2)"
-        u = self.fc1(f); a, b = self.fc2.weight.chunk(2, 1)
+        u = self.fc1(f)
+        a, b = self.fc2.weight.chunk(2, 1)
         q = ((u @ a.T)[:, self.i] + (u @ b.T)[:, self.j] + self.fc2.bias).relu()
         return self.classifier(self.fc3(q))
 
@@ -130,7 +144,8 @@ def square(
     C:int,
 ):            # (B, C, C) probabilities, symmetric, ones on the diagonal
     "Logits of pairs as a matrix of probabilities, without gradient."
-    i, j = torch.triu_indices(C, C, 1); K = torch.ones(len(k), C, C, device=k.device)
+    i, j = torch.triu_indices(C, C, 1)
+    K = torch.ones(len(k), C, C, device=k.device)
     K[:, i, j] = K[:, j, i] = k.detach().float().sigmoid()
     return K
 
@@ -142,7 +157,8 @@ def pair_loss(
     "ASL on pairs: 1 if both are known positives, else 0, *unknown pairs included* (as published)."
     i, j = torch.triu_indices(labels.shape[1], labels.shape[1], 1)
     both = (labels[:, i] == 1) & (labels[:, j] == 1)
-    return asl(k, torch.where(both, 1, -1), 1., 2., .05, detach=False, reduction='mean') if k.numel() else k.sum()
+    return asl(k, torch.where(both, 1, -1), 1., 2., .05, detach=False,
+               reduction='mean') if k.numel() else k.sum()
 
 # %% ../../nbs/methods/08_heads.ipynb #48398008
 def thin(x:Tensor, n:int, rng): # x: losses of a group
@@ -159,31 +175,47 @@ def pairwise_loss(
 ):                 # scalar
     "Pull vectors of a class together where it is, push them from where it is not (ContrastiveLoss of HCP-MLR-PL)."
     a, b = torch.triu_indices(len(f), len(f), 1, device=f.device)
-    cos = F.cosine_similarity(f[a], f[b], dim=-1, eps=1e-9); p, q = labels[a], labels[b]      # (pairs, C)
+    cos = F.cosine_similarity(f[a], f[b], dim=-1, eps=1e-9)
+    p, q = labels[a], labels[b]  # (pairs, C)
     pp, nn_, pn = (p == 1) & (q == 1), (p == -1) & (q == -1), (p.int()*q == -1)
     n = int(pp.sum())
-    return torch.cat([1 - cos[pp], thin(1 + cos[pn], n, rng), thin(1 + cos[nn_], n, rng)]).mean() if (pp | nn_ | pn).any() else 0*f.sum()
+    return torch.cat([1 - cos[pp], thin(1 + cos[pn], n, rng),
+                      thin(1 + cos[nn_], n, rng)]).mean() if (pp | nn_ | pn).any() else 0*f.sum()
 
 # %% ../../nbs/methods/08_heads.ipynb #57f3895f
 _HCP = {   # SST and SARB (HCPLab-SYSU/HCP-MLR-PL, model/)
-    'backbone.': 'trunk.visual.', 'changeChannel.': 'net.reduce.', **{f'SemanticDecoupling.fc{i}.': f'net.decouple.fc{i}.' for i in (1, 2, 3)},
-    'SemanticDecoupling.fc4.': 'net.decouple.fc_a.', **{f'GraphNeuralNetwork.fc_{i}_{a}.': f'net.head.graph.{b}{k}.' for i, k in enumerate('zrh', 1) for a, b in ('wW', 'uU')},
+    'backbone.': 'trunk.visual.', 'changeChannel.': 'net.reduce.',
+    **{f'SemanticDecoupling.fc{i}.': f'net.decouple.fc{i}.' for i in (1, 2, 3)},
+    'SemanticDecoupling.fc4.': 'net.decouple.fc_a.',
+    **{f'GraphNeuralNetwork.fc_{i}_{a}.': f'net.head.graph.{b}{k}.' for i, k in enumerate('zrh', 1)
+       for a, b in ('wW', 'uU')},
     'fc.': 'net.head.fc.', 'classifiers.': 'net.head.classifier.',
-    **{f'intra_fc_{i}.': f'net.pairs.fc{i}.' for i in (1, 2, 3)}, 'intra_classifiers.': 'net.pairs.classifier.',
+    **{f'intra_fc_{i}.': f'net.pairs.fc{i}.' for i in (1, 2, 3)},
+    'intra_classifiers.': 'net.pairs.classifier.',
 }
 _SSGRL = {  # HCPLab-SYSU/SSGRL, models.py
-    'resnet_101.': 'trunk.visual.', **{f'word_semantic.fc_{a}.': f'net.decouple.fc{b}.' for a, b in zip('123a', ('1', '2', '3', '_a'))},
-    **{f'graph_net.fc_eq{i}_{a}.': f'net.head.graph.{b}{k}.' for i, k in enumerate('zrh', 3) for a, b in ('wW', 'uU')},
+    'resnet_101.': 'trunk.visual.', **{f'word_semantic.fc_{a}.': f'net.decouple.fc{b}.' for a,
+                                       b in zip('123a', ('1', '2', '3', '_a'))},
+    **{f'graph_net.fc_eq{i}_{a}.': f'net.head.graph.{b}{k}.' for i, k in enumerate('zrh', 3) for a,
+       b in ('wW', 'uU')},
     'fc_output.': 'net.head.fc.', 'classifiers.': 'net.head.classifier.',
 }
+
+# %% ../../nbs/methods/08_heads.ipynb #34e4252f
 def _resnet(start, numbered=True):
     "A torchvision ResNet, its parts by their place in an nn.Sequential or by name."
-    return {f'{start}{i if numbered else k}.': f'trunk.visual.{k}.' for i, k in enumerate(('conv1', 'bn1', None, None, 'layer1', 'layer2', 'layer3', 'layer4')) if k}
+    return {f'{start}{i if numbered else k}.': f'trunk.visual.{k}.' for i,
+            k in enumerate(('conv1', 'bn1', None, None, 'layer1', 'layer2', 'layer3', 'layer4'))
+            if k}
 
 OFFICIAL_NAMES = {'hcp': _HCP, 'ssgrl': _SSGRL,
-    'mlgcn': {**_resnet('features.'), 'gc1.weight': 'net.gcn.w1', 'gc2.weight': 'net.gcn.w2'},                     # megvii-research/ML-GCN
-    'spml': {**_resnet('f.feature_extractor.'), 'f.linear_classifier.': 'net.fc.', 'g.logits': 'theta'},           # elijahcole/single-positive-multi-label
-    'll': {**_resnet('feature_extractor.'), 'linear_classifier.': 'net.fc.'}, 'rlm': {**_resnet('', False), 'fc.': 'net.fc.'},   # snucml/LargeLossMatters, xinyu1205/robust-loss-mlml
+    'mlgcn': {**_resnet('features.'), 'gc1.weight': 'net.gcn.w1',
+              'gc2.weight': 'net.gcn.w2'},                     # megvii-research/ML-GCN
+    'spml': {**_resnet('f.feature_extractor.'), 'f.linear_classifier.': 'net.fc.',
+             'g.logits': 'theta'},           # elijahcole/single-positive-multi-label
+    'll': {**_resnet('feature_extractor.'), 'linear_classifier.': 'net.fc.'},
+    'rlm': {**_resnet('', False),
+            'fc.': 'net.fc.'},   # snucml/LargeLossMatters, xinyu1205/robust-loss-mlml
 }
 
 # %% ../../nbs/methods/08_heads.ipynb #35eba1cf
@@ -192,12 +224,15 @@ def from_official(
     code:str,    # a key of OFFICIAL_NAMES: 'hcp' (SST, SARB), 'ssgrl', 'mlgcn', 'spml' (LSAN, ROLE), 'll' (LargeLoss), 'rlm' (Hill, SPLC)
 )->dict:         # name in our methods -> the same tensor
     "A state dict of an official code under our names."
-    if code not in OFFICIAL_NAMES: raise ValueError(f'code={code!r}: use one of {", ".join(OFFICIAL_NAMES)}')
+    if code not in OFFICIAL_NAMES:
+        raise ValueError(f'code={code!r}: use one of {", ".join(OFFICIAL_NAMES)}')
     out = {}
     for name, v in state.items():
         name = name.removeprefix('module.')
         if name.endswith('Matrix') or name in ('wordFeatures', 'alpha', 'beta', 'A'): continue
         start = next((k for k in OFFICIAL_NAMES[code] if name.startswith(k)), None)
-        if start is None: raise ValueError(f'{name!r} is no name of the {code} code: is the state dict of another method?')
+        if start is None:
+            raise ValueError(f'{name!r} is no name of the {code} code: is the state dict of '
+                             f'another method?')
         out[OFFICIAL_NAMES[code][start] + name[len(start):]] = v
     return out

@@ -24,13 +24,18 @@ def runs(
 
 VOC_RUNS = '0 0 2 0 1 0 0 2 1 2 1 2 2 0 3 1 2 1 0 1'
 FAMILIES = dict(
-    voc=('vehicles household animals person', VOC_RUNS), doodles=('street living+room farm person', VOC_RUNS),
-    coco=('person vehicle outdoor animal accessory sports kitchen food furniture electronic appliance indoor',
+    voc=('vehicles household animals person', VOC_RUNS), doodles=('street living+room farm person',
+        VOC_RUNS),
+    coco=('person vehicle outdoor animal accessory sports kitchen food furniture electronic '
+          'appliance indoor',
           '0 1x8 2x5 3x10 4x5 5x10 6x7 7x10 8x6 9x6 10x5 11x7'),
     nus=('activity program scene people object graphics',
-         '2 4 2 4x4 2x2 4 2 4 2x2 4x3 0 4 0 4 0 4x5 2x5 4 2x2 4 5 3 2x4 3 4 2 3 0 2x4 4 0 4x2 2x2 0 1 4 2 4 2 0x2 3 2 4x2 2 4x3 2 4 2x2 0 4 2 4'),
-    cub=('throat breast crown head forehead primary back shape belly bill nape underparts upperparts wing under upper leg tail size eye',
-         '9x9 13x15 12x15 11x15 1x4 6x15 17x6 15x15 3x11 1x15 0x15 19x14 9x3 4x15 14x15 10x15 8x15 13x5 18x5 7x14 6x4 17x4 8x4 5x15 16x15 9x15 2x15 13x4'))
+         '2 4 2 4x4 2x2 4 2 4 2x2 4x3 0 4 0 4 0 4x5 2x5 4 2x2 4 5 3 2x4 3 4 2 3 0 2x4 4 0 4x2 2x2 '
+         '0 1 4 2 4 2 0x2 3 2 4x2 2 4x3 2 4 2x2 0 4 2 4'),
+    cub=('throat breast crown head forehead primary back shape belly bill nape underparts '
+         'upperparts wing under upper leg tail size eye',
+         '9x9 13x15 12x15 11x15 1x4 6x15 17x6 15x15 3x11 1x15 0x15 19x14 9x3 4x15 14x15 10x15 8x15 '
+         '13x5 18x5 7x14 6x4 17x4 8x4 5x15 16x15 9x15 2x15 13x4'))
 
 # %% ../../nbs/methods/06_hspnet.ipynb #9abc26e6
 def family(
@@ -39,12 +44,15 @@ def family(
 )->tuple:         # names of the parents, (n,) index
     "Parents and who has which."
     if isinstance(which, str):
-        if which not in FAMILIES: raise ValueError(f'hierarchy {which!r}: use one of {", ".join(FAMILIES)}, or give (parents, index)')
+        if which not in FAMILIES:
+            raise ValueError(f'hierarchy {which!r}: use one of {", ".join(FAMILIES)}, or give '
+                             f'(parents, index)')
         names, text = FAMILIES[which]
         which = [p.replace('+', ' ') for p in names.split()], runs(text)
     parents, index = which
     if len(index) != n or not set(index) <= set(range(len(parents))):
-        raise ValueError(f'the hierarchy says the parents of {len(index)} classes, {n} are here: give one parent (0 to {len(parents) - 1}) for each class')
+        raise ValueError(f'the hierarchy says the parents of {len(index)} classes, {n} are here: '
+                         f'give one parent (0 to {len(parents) - 1}) for each class')
     return list(parents), torch.tensor(index)
 
 # %% ../../nbs/methods/06_hspnet.ipynb #d3b84c4d
@@ -55,30 +63,44 @@ def kept(n:int)->int:
 # %% ../../nbs/methods/06_hspnet.ipynb #4ec1528b
 class FamilyCore(Core):
     "What HSPNet trains."
-    def __init__(self, clip, classes, parents, index, n_ctx=4, hidden=2048, sharpness=.1, trained=True, seed=0):
+    def __init__(self, clip, classes, parents, index, n_ctx=4, hidden=2048, sharpness=.1,
+                 trained=True, seed=0):
         with torch.no_grad(): t_P = clip.text([f'a photo of a {p}.' for p in parents]).float()
         A = adjacency(relation(clip, classes), kept(len(classes)))
-        super().__init__(clip, classes, A, hidden=hidden, sharpness=sharpness, trained=trained, seed=seed); del self.prompts
-        for name, value in dict(t_P=t_P, A_P=adjacency(relation(clip, parents), kept(len(parents))), index=index).items(): self.register_buffer(name, value.to(clip.device))
-        before, behind, end = around_context(clip, classes, n_ctx); self.end, self.n_ctx = tuple(end.tolist()), n_ctx
-        for name, value in dict(before=before, behind=behind).items(): self.register_buffer(name, value, persistent=False)
-        self.gcn_share = nn.Parameter(torch.full((1,), .9, device=clip.device))   # gamma; "gc..." in the official code, so it has the GCN's learning rate
+        super().__init__(clip, classes, A, hidden=hidden, sharpness=sharpness, trained=trained,
+                         seed=seed)
+        del self.prompts
+        for name, value in dict(t_P=t_P, A_P=adjacency(relation(clip, parents), kept(len(parents))),
+                                index=index).items():
+            self.register_buffer(name, value.to(clip.device))
+        before, behind, end = around_context(clip, classes, n_ctx)
+        self.end, self.n_ctx = tuple(end.tolist()), n_ctx
+        for name, value in dict(before=before, behind=behind).items():
+            self.register_buffer(name, value, persistent=False)
+        # gamma; "gc..." in the official code, so it has the GCN's learning rate
+        self.gcn_share = nn.Parameter(torch.full((1,), .9, device=clip.device))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed); wide = n_ctx*before.shape[-1]   # 2048 for OpenAI's ResNets
-            self.meta = nn.Sequential(nn.Linear(clip.d, wide), nn.ReLU(), nn.Linear(wide, wide)).to(clip.device)
+            torch.manual_seed(seed)
+            wide = n_ctx*before.shape[-1]  # 2048 for OpenAI's ResNets
+            self.meta = nn.Sequential(nn.Linear(clip.d, wide), nn.ReLU(),
+                                      nn.Linear(wide, wide)).to(clip.device)
 
     def mix(self, t, A): return self.gcn_share*self.gcn(t, A) + (1 - self.gcn_share)*t
 
     def text(self, clip):
         "(C, d) of unit length."
-        ctx = self.meta(self.mix(self.t_P, self.A_P))[self.index].unflatten(-1, (self.n_ctx, -1))   # (C, 4, width)
+        # (C, 4, width)
+        ctx = self.meta(self.mix(self.t_P, self.A_P))[self.index].unflatten(-1, (self.n_ctx, -1))
         x = torch.cat([self.before, ctx.to(self.before), self.behind], 1)
-        return normalize(self.mix(encode_embeddings(clip.model, x, self.end).float(), self.A), dim=-1)
+        return normalize(self.mix(encode_embeddings(clip.model, x, self.end).float(), self.A),
+                         dim=-1)
 
 # %% ../../nbs/methods/06_hspnet.ipynb #18f4679b
-LEARNING = dict(coco=dict(lr=1e-4, gcn_lr=5e-4), voc=dict(lr=1e-4, gcn_lr=7e-4), nus=dict(lr=1e-4, gcn_lr=5e-4), cub=dict(lr=1e-3, gcn_lr=5e-3))
+LEARNING = dict(coco=dict(lr=1e-4, gcn_lr=5e-4), voc=dict(lr=1e-4, gcn_lr=7e-4),
+                nus=dict(lr=1e-4, gcn_lr=5e-4), cub=dict(lr=1e-3, gcn_lr=5e-3))
 LEARNING['doodles'] = LEARNING['voc']
 
+# %% ../../nbs/methods/06_hspnet.ipynb #9b853aca
 class HSPNet(Averaged):
     "HSPNet (jameslahm/HSPNet): prompts made from a class's parent, one graph network for both levels."
     recipe = dict(Averaged.recipe, lr=1e-4, gcn_lr=7e-4, stretch=4/3)
@@ -93,12 +115,17 @@ class HSPNet(Averaged):
         assume:bool=None,          # unknowns are negatives; None: if no negative is known
         seed:int=0, **recipe,
     ):
-        known = {20: 'doodles' if clip.name == 'doodle-clip' else 'voc', 80: 'coco', 81: 'nus', 312: 'cub'}
+        known = {20: 'doodles' if clip.name == 'doodle-clip' else 'voc', 80: 'coco', 81: 'nus',
+                 312: 'cub'}
         which = known.get(len(classes)) if parents is None else parents
-        if which is None: raise ValueError(f'no hierarchy is known for {len(classes)} classes: give parents=(names, index of the parent of each class)')
+        if which is None:
+            raise ValueError(f'no hierarchy is known for {len(classes)} classes: give '
+                             f'parents=(names, index of the parent of each class)')
         names, index = family(which, len(classes))
-        super().__init__(clip, classes, **{**(LEARNING[which] if isinstance(which, str) else {}), **recipe})
-        self.start(FamilyCore(clip, self.classes, names, index, hidden=hidden, sharpness=sharpness, trained=tower == 'trained', seed=seed),
+        super().__init__(clip, classes, **{**(LEARNING[which] if isinstance(which, str) else {}),
+                                           **recipe})
+        self.start(FamilyCore(clip, self.classes, names, index, hidden=hidden, sharpness=sharpness,
+                              trained=tower == 'trained', seed=seed),
                    tower, averaged, assume, seed)
 
 # %% ../../nbs/methods/06_hspnet.ipynb #b278ef0f

@@ -28,7 +28,8 @@ class Crops:
     "One of five crops of a 512 x 512 picture, mirrored or not (SST, SARB)."
     sizes = (512, 448, 384, 320, 256)
     def __call__(self, img):
-        s = self.sizes[int(torch.randint(len(self.sizes), ()))]; x, y = (int(torch.randint(512 - s + 1, ())) for _ in range(2))
+        s = self.sizes[int(torch.randint(len(self.sizes), ()))]
+        x, y = (int(torch.randint(512 - s + 1, ())) for _ in range(2))
         return mirror(TF.crop(TF.resize(img, [512, 512], T.InterpolationMode.BICUBIC), y, x, s, s))
     def __repr__(self): return f'{type(self).__name__}{self.sizes}'
 
@@ -42,8 +43,11 @@ class Mirror:
 class Covered:
     "A rectangle of one random colour, then random changes (Hill, SPLC)."
     def __call__(self, img):
-        img = img.copy(); W, H = img.size; x, y = (int(torch.rand(())*s) for s in (W, H))
-        img.paste(tuple(torch.randint(256, (3,)).tolist()), (max(x - W//4, 0), max(y - H//4, 0), min(x + W//4, W), min(y + H//4, H)))
+        img = img.copy()
+        W, H = img.size
+        x, y = (int(torch.rand(())*s) for s in (W, H))
+        img.paste(tuple(torch.randint(256, (3,)).tolist()), (max(x - W//4, 0), max(y - H//4, 0),
+                                                             min(x + W//4, W), min(y + H//4, H)))
         for _ in range(2): img = random_change(img) if torch.rand(()) < .5 else img
         return img
     def __repr__(self): return 'Covered()'
@@ -52,21 +56,32 @@ class Covered:
 class TrainPictures(PictureStore):
     "Pictures changed anew in each epoch, by seed and epoch alone."
     def __init__(self, paths, clip, augment, seed=0):
-        super().__init__(paths, clip); self.augment, self.seed, self.epoch = augment, seed, 0
+        super().__init__(paths, clip)
+        self.augment, self.seed, self.epoch = augment, seed, 0
     def plan(self, seed, epoch, batches): self.epoch = epoch
-    def batch(self, rows, device=None, dtype=torch.float32): return self.read(rows, self.augment, f'train {self.epoch}', self.seed).to(device, dtype)
+    def batch(self, rows, device=None, dtype=torch.float32):
+        return self.read(rows, self.augment, f'train {self.epoch}', self.seed).to(device, dtype)
 
 # %% ../../nbs/methods/09_imagenet.ipynb #9255159f
 class Vanilla(Method):
     "A tower and a head of parameters `net`; subclasses give `head`, `terms` and a recipe."
-    recipe = dict(optimizer='adam', lr=1e-5, weight_decay=5e-4, schedule='constant', epochs=20, batch=8, drop=10, stretch=0., head_lr=1.)
+    recipe = dict(optimizer='adam', lr=1e-5, weight_decay=5e-4, schedule='constant', epochs=20,
+                  batch=8, drop=10, stretch=0., head_lr=1.)
     sized, augment = (), Crops()   # buffers and parameters with a row for each training image
 
-    def __init__(self, clip, classes, tower='layer4', micro=None, amp=None, raw_pixels=False, ema=0., averaged=False, seed=0, **recipe):
+    def __init__(self, clip, classes, tower='layer4', micro=None, amp=None, raw_pixels=False,
+                 ema=0., averaged=False, seed=0, **recipe):
         super().__init__(clip, classes, **recipe)
-        if tower not in ('frozen', 'layer4', 'all'): raise ValueError(f"tower={tower!r}: use 'all', 'layer4' or 'frozen'")
-        if averaged and not ema: raise ValueError('averaged=True scores with averaged weights: give `ema`, such as .9997')
-        self.tower, self.raw_pixels, self.ema, self.averaged, self.seed = tower, raw_pixels, ema, averaged, seed
+        if tower not in ('frozen', 'layer4', 'all'):
+            raise ValueError(f"tower={tower!r}: use 'all', 'layer4' or 'frozen'")
+        if averaged and not ema:
+            raise ValueError(
+                'averaged=True scores with averaged weights: give `ema`, such as .9997')
+        self.tower = tower
+        self.raw_pixels = raw_pixels
+        self.ema = ema
+        self.averaged = averaged
+        self.seed = seed
         self.epoch, self.step, self.rows, self.warm = 0, 0, None, 1.
         self.uncounted = ('mean.',) + (() if tower == 'frozen' else ('clip.visual.',))
         self.trunk = None if tower == 'frozen' else Trunk(clip, tower, micro, amp)
@@ -74,14 +89,19 @@ class Vanilla(Method):
     def start(self, build, *args):
         "Make the head from the method's seed; called at the end of `__init__`."
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed); self.net = build(*args)
-        self.mean = copy.deepcopy(nn.ModuleList([self.net, self.trunk or nn.Identity()])).requires_grad_(False) if self.ema else None
+            torch.manual_seed(self.seed)
+            self.net = build(*args)
+        self.mean = copy.deepcopy(nn.ModuleList([self.net, self.trunk
+                                                 or nn.Identity()])).requires_grad_(
+                                                     False) if self.ema else None
         self.to(self.clip.device)
 
 # %% ../../nbs/methods/09_imagenet.ipynb #41e015b8
 class Linear(nn.Module):
     "One linear layer on the pooled feature."
-    def __init__(self, d, C): super().__init__(); self.fc = nn.Linear(d, C)
+    def __init__(self, d, C):
+        super().__init__()
+        self.fc = nn.Linear(d, C)
     def forward(self, f): return self.fc(f.pooled)
 
 class Plain(Vanilla):
@@ -93,10 +113,12 @@ class Plain(Vanilla):
         tower='layer4', **settings, # of Vanilla or its recipe
     ):
         super().__init__(clip, classes, tower, **settings)
-        self.loss_name, self.loss_settings = loss, dict(loss_settings or {}); self.start(Linear, clip.d, len(classes))
+        self.loss_name, self.loss_settings = loss, dict(loss_settings or {})
+        self.start(Linear, clip.d, len(classes))
 
     def loss(self, x, labels):
-        return dict(total=apply(self.loss_name, self.logits(x), labels, self.epoch, **{'reduction': 'mean', **self.loss_settings}))
+        return dict(total=apply(self.loss_name, self.logits(x), labels, self.epoch,
+                                **{'reduction': 'mean', **self.loss_settings}))
 
 # %% ../../nbs/methods/09_imagenet.ipynb #7d2f7ed7
 @patch
@@ -108,8 +130,12 @@ def used(self:Vanilla):
 def see(self:Vanilla, x):
     "Features of a batch, with gradient if the tower is trained."
     if self.trunk is None: return as_features(self.clip, x)
-    if not isinstance(x, Tensor): raise ValueError(f'{type(self).__name__} trains its tower: give images (B, 3, H, W), or use tower="frozen"')
-    if self.raw_pixels: x = x*torch.tensor(IMAGENET[1], device=x.device)[:, None, None] + torch.tensor(IMAGENET[0], device=x.device)[:, None, None]
+    if not isinstance(x, Tensor):
+        raise ValueError(f'{type(self).__name__} trains its tower: give images (B, 3, H, W), or '
+                         f'use tower="frozen"')
+    if self.raw_pixels:
+        x = x*torch.tensor(IMAGENET[1], device=x.device)[:, None, None] + torch.tensor(IMAGENET[0],
+            device=x.device)[:, None, None]
     return self.used()[1](x.to(self.clip.device))
 
 # %% ../../nbs/methods/09_imagenet.ipynb #7b0ac637
@@ -118,7 +144,8 @@ def logits(self:Vanilla, x): return self.used()[0](self.see(x))
 @patch
 def scores(self:Vanilla, x): return self.logits(x).sigmoid()
 @patch
-def encode_text(self:Vanilla): raise NotImplementedError(f'{type(self).__name__} reads no text features')
+def encode_text(self:Vanilla):
+    raise NotImplementedError(f'{type(self).__name__} reads no text features')
 
 # %% ../../nbs/methods/09_imagenet.ipynb #047f8344
 @patch
@@ -132,8 +159,10 @@ def train(self:Vanilla, mode=True):
 def parameter_groups(self:Vanilla):
     "The tower at the recipe's rate, the rest at `head_lr` times it, a table of labels at ten times it and without decay."
     of = lambda m: [p for p in m.parameters() if p.requires_grad] if m is not None else []
-    groups = [dict(params=of(self.trunk), lr_factor=1.), dict(params=of(self.net), lr_factor=self.recipe['head_lr'])]
-    if getattr(self, 'theta', None) is not None: groups.append(dict(params=[self.theta], lr_factor=self.theta_lr, weight_decay=0.))
+    groups = [dict(params=of(self.trunk), lr_factor=1.),
+              dict(params=of(self.net), lr_factor=self.recipe['head_lr'])]
+    if getattr(self, 'theta', None) is not None:
+        groups.append(dict(params=[self.theta], lr_factor=self.theta_lr, weight_decay=0.))
     return [g for g in groups if g['params']]
 
 # %% ../../nbs/methods/09_imagenet.ipynb #bab4b2a9
@@ -143,9 +172,13 @@ def begin_epoch(self:Vanilla, epoch, epochs): self.epoch = epoch
 @patch
 def before_step(self:Vanilla, opt, step, steps, rows):
     "The method's own schedule; whose pictures come; how far the first epoch is (`warm`)."
-    r, self.rows, self.step = self.recipe, rows, step; each = steps/r['epochs']
+    r, self.rows, self.step = self.recipe, rows, step
+    each = steps/r['epochs']
     self.warm = min(step/each, 1.)
-    factor, beta = one_cycle(step, max(2, round(steps*r['stretch']))) if r['stretch'] else (.1**(self.epoch//r['drop']) if r['drop'] else 1., None)
+    factor, beta = one_cycle(step,
+                             max(2,
+                                 round(steps*r['stretch']))) if r['stretch'] else (
+                                     .1**(self.epoch//r['drop']) if r['drop'] else 1., None)
     for g in opt.param_groups:
         g['lr'] *= factor
         if beta is not None: g['betas'] = beta, .999
@@ -156,7 +189,8 @@ def before_step(self:Vanilla, opt, step, steps, rows):
 def after_step(self:Vanilla):
     "Move the average, buffers of BatchNorm too."
     if not self.ema: return
-    for a, b in zip(self.mean.state_dict().values(), nn.ModuleList([self.net, self.trunk or nn.Identity()]).state_dict().values()):
+    for a, b in zip(self.mean.state_dict().values(),
+                    nn.ModuleList([self.net, self.trunk or nn.Identity()]).state_dict().values()):
         a.lerp_(b, 1 - self.ema) if a.is_floating_point() else a.copy_(b)
 
 # %% ../../nbs/methods/09_imagenet.ipynb #1327a3a8
@@ -164,15 +198,19 @@ def after_step(self:Vanilla):
 def training_set(self:Vanilla, store, labels):
     "Pictures, changed anew in each epoch, for a tower that is trained; the store and labels are remembered."
     self.plain, self.given = self.scoring_set(store), torch.as_tensor(labels)
-    if self.trunk is not None and isinstance(self.plain, PictureStore): store = TrainPictures(self.plain.paths, self.clip, self.augment, self.seed)
-    self.size_tables(self.given); return store, labels
+    if self.trunk is not None and isinstance(self.plain, PictureStore):
+        store = TrainPictures(self.plain.paths, self.clip, self.augment, self.seed)
+    self.size_tables(self.given)
+    return store, labels
 
 @patch
 def scoring_set(self:Vanilla, store):
     "The store that scores are made from: pictures, if the tower is trained."
     if self.trunk is None or gives(store) is not Features: return store
     paths = paths_of(store)
-    if paths is None: raise ValueError(f'{type(self).__name__} trains its tower and needs pictures, but this store of features does not know them: use tower="frozen"')
+    if paths is None:
+        raise ValueError(f'{type(self).__name__} trains its tower and needs pictures, but this '
+                         f'store of features does not know them: use tower="frozen"')
     return PictureStore(paths, self.clip)
 
 @patch
@@ -183,7 +221,9 @@ def size_tables(self:Vanilla, labels): "Give what has a row for each training im
 def load_state_dict(self:Vanilla, state, *args, **kwargs):
     "As always; what has a row for each training image takes the size that the state has."
     for k in self.sized:
-        if k in state and state[k].shape != getattr(self, k).shape: t = torch.empty_like(state[k], device=self.clip.device); setattr(self, k, nn.Parameter(t) if k == 'theta' else t)
+        if k in state and state[k].shape != getattr(self, k).shape:
+            t = torch.empty_like(state[k], device=self.clip.device)
+            setattr(self, k, nn.Parameter(t) if k == 'theta' else t)
     return Method.load_state_dict(self, state, *args, **kwargs)
 
 # %% ../../nbs/methods/09_imagenet.ipynb #3c4d3573
@@ -191,14 +231,18 @@ def load_state_dict(self:Vanilla, state, *args, **kwargs):
 @torch.no_grad()
 def over_training_set(self:Vanilla, what, batch=64):
     "`what(features)` of all training images, as they are scored: plain, in evaluation mode."
-    was = self.training; self.eval()
-    parts = [what(self.see(self.plain.batch(r, self.clip.device))) for r in torch.arange(len(self.given)).split(batch)]
-    self.train(was); return torch.cat(parts)
+    was = self.training
+    self.eval()
+    parts = [what(self.see(self.plain.batch(r, self.clip.device)))
+             for r in torch.arange(len(self.given)).split(batch)]
+    self.train(was)
+    return torch.cat(parts)
 
 @patch
 def mine(self:Vanilla, table, default):
     "Rows of a table that belong to the batch; without rows (a loss outside the learner) a default."
-    return default if self.rows is None or table is None or not len(table) else table[self.rows.to(table.device)]
+    return default if self.rows is None or table is None or not len(table) else table[
+        self.rows.to(table.device)]
 
 # %% ../../nbs/methods/09_imagenet.ipynb #bc9ca44c
 class PartialBCE(Plain):
@@ -214,7 +258,8 @@ def predicted(
     strategy:str='threshold', # 'threshold', 'share' or 'positives'
 )->Tensor:          # (N, C) int8: predicted labels of unknown entries, 0 elsewhere
     "Labels a model is sure of."
-    if strategy not in ('threshold', 'share', 'positives'): raise ValueError(f"strategy={strategy!r}: use 'threshold', 'share' or 'positives'")
+    if strategy not in ('threshold', 'share', 'positives'):
+        raise ValueError(f"strategy={strategy!r}: use 'threshold', 'share' or 'positives'")
     free = labels == 0
     if strategy == 'share': theta = s.abs()[free].quantile(1 - theta).item() if free.any() else 0.
     sure = free & (s >= theta if strategy == 'positives' else s.abs() >= theta)
@@ -228,17 +273,21 @@ class Curriculum(PartialBCE):
         first:int=5,                               # epochs with known labels alone
         **settings,
     ):
-        super().__init__(clip, classes, tower, **settings); self.least, self.strategy, self.first, self.found = theta, strategy, first, None
+        super().__init__(clip, classes, tower, **settings)
+        self.least, self.strategy, self.first, self.found = theta, strategy, first, None
 
     def begin_epoch(self, epoch, epochs):
-        super().begin_epoch(epoch, epochs); self.found = None
+        super().begin_epoch(epoch, epochs)
+        self.found = None
         if epoch >= self.first:
-            s = self.over_training_set(lambda f: self.used()[0](f)).cpu(); self.found = predicted(s, self.given, self.least, self.strategy)
+            s = self.over_training_set(lambda f: self.used()[0](f)).cpu()
+            self.found = predicted(s, self.given, self.least, self.strategy)
 
     def loss(self, x, labels):
         found = self.mine(self.found, torch.zeros_like(labels)).to(labels)
         self.pseudo = found.where(labels == 0, 0)
-        return dict(total=partial_bce(self.logits(x), labels.where(labels != 0, self.pseudo), **self.loss_settings))
+        return dict(total=partial_bce(self.logits(x), labels.where(labels != 0, self.pseudo),
+                                      **self.loss_settings))
 
 # %% ../../nbs/methods/09_imagenet.ipynb #d1e6db18
 class Whole(Plain):
@@ -250,7 +299,9 @@ class Whole(Plain):
         **settings,
     ):
         super().__init__(clip, classes, loss, loss_settings, tower, **settings)
-        if init is not None: self.net.load_state_dict({k.removeprefix('net.'): v for k, v in init.items() if k.startswith('net.')})
+        if init is not None:
+            self.net.load_state_dict({k.removeprefix('net.'): v for k, v in init.items()
+                                      if k.startswith('net.')})
 
 # %% ../../nbs/methods/09_imagenet.ipynb #0a18268c
 class LSAN(Whole):
@@ -267,12 +318,16 @@ class ROLE(Whole):
         theta_lr:float=10.,   # of the label estimate, times lr
         init:dict=None, **settings,
     ):
-        super().__init__(clip, classes, tower=tower, init=init, **settings); self.k, self.theta_lr = k, theta_lr
-        self.theta, self.first = nn.Parameter(torch.zeros(0, len(classes))), None if init is None else init.get('theta')
+        super().__init__(clip, classes, tower=tower, init=init, **settings)
+        self.k, self.theta_lr = k, theta_lr
+        self.theta = nn.Parameter(torch.zeros(0, len(classes)))
+        self.first = None if init is None else init.get('theta')
 
     def size_tables(self, labels):
         if len(self.theta) != len(labels):
-            p = first_theta(labels, self.seed) if self.first is None else self.first.sigmoid().clamp(1e-5, 1 - 1e-5).logit()
+            p = first_theta(labels,
+                            self.seed) if self.first is None else self.first.sigmoid().clamp(1e-5,
+                                1 - 1e-5).logit()
             self.theta = nn.Parameter(p.to(self.clip.device))
 
     def loss(self, x, labels):
@@ -293,27 +348,37 @@ class LargeLoss(Whole):
         self.register_buffer('flipped', torch.zeros(0, len(classes), dtype=torch.bool))
 
     def size_tables(self, labels):
-        if len(self.flipped) != len(labels): self.flipped = torch.zeros(labels.shape, dtype=torch.bool, device=self.clip.device)
+        if len(self.flipped) != len(labels):
+            self.flipped = torch.zeros(labels.shape, dtype=torch.bool, device=self.clip.device)
 
     def loss(self, x, labels):
-        y = labels.masked_fill(self.mine(self.flipped, torch.zeros_like(labels, dtype=torch.bool)), 1)
-        total, found = large_loss(self.logits(x), y, self.epoch, self.scheme, self.delta, self.as_released)
-        if self.rows is not None and len(self.flipped): self.flipped[self.rows.to(self.flipped.device)] |= found
+        y = labels.masked_fill(self.mine(self.flipped, torch.zeros_like(labels, dtype=torch.bool)),
+                               1)
+        total, found = large_loss(self.logits(x), y, self.epoch, self.scheme, self.delta,
+                                  self.as_released)
+        if self.rows is not None and len(self.flipped):
+            self.flipped[self.rows.to(self.flipped.device)] |= found
         return dict(total=total)
 
 # %% ../../nbs/methods/09_imagenet.ipynb #1cc82761
 class Summed(Whole):
     "What Hill and SPLC share: OneCycle, decay on matrices, summed losses, an average of the weights."
-    recipe = dict(optimizer='adam', lr=1e-4, weight_decay=1e-4, schedule='constant', epochs=80, batch=128, drop=0, stretch=1., head_lr=1.)
+    recipe = dict(optimizer='adam', lr=1e-4, weight_decay=1e-4, schedule='constant', epochs=80,
+                  batch=128, drop=0, stretch=1., head_lr=1.)
     augment = Covered()
-    def __init__(self, clip, classes, loss, loss_settings, tower='all', early_stop:bool=False, **settings):
+    def __init__(self, clip, classes, loss, loss_settings, tower='all', early_stop:bool=False,
+                 **settings):
         if early_stop: settings = {'epochs': 31, 'stretch': 80/31, **settings}
-        super().__init__(clip, classes, loss, dict(loss_settings, reduction='sum'), tower, **settings)
+        super().__init__(clip, classes, loss, dict(loss_settings, reduction='sum'), tower,
+                         **settings)
 
     def parameter_groups(self):
         "Decay for tensors of two dimensions and more."
-        named = [p for m in (self.trunk, self.net) if m is not None for p in m.parameters() if p.requires_grad]
-        return [dict(params=ps, **extra) for ps, extra in (([p for p in named if p.ndim >= 2], {}), ([p for p in named if p.ndim < 2], dict(weight_decay=0.))) if ps]
+        named = [p for m in (self.trunk, self.net) if m is not None for p in m.parameters()
+                 if p.requires_grad]
+        return [dict(params=ps, **extra) for ps, extra in (([p for p in named if p.ndim >= 2], {}),
+                                                           ([p for p in named if p.ndim < 2],
+                                                            dict(weight_decay=0.))) if ps]
 
 # %% ../../nbs/methods/09_imagenet.ipynb #2177f3d8
 class Hill(Summed):

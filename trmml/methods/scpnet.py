@@ -29,10 +29,14 @@ from ..train.method import Method, as_features
 
 # %% ../../nbs/methods/05_scpnet.ipynb #b13921af
 SETTINGS = dict(
-    coco=dict(keep=62, hard=2, soft=1., temperature=.2, lr=3e-5, gcn_lr=1e-5, epochs=60, stretch=4/3, batch=128),
-    voc=dict(keep=20, hard=5, soft=2., temperature=.3, lr=4e-5, gcn_lr=2e-4, epochs=120, stretch=1., batch=128),
-    nus=dict(keep=50, hard=6, soft=1., temperature=.2, lr=3e-5, gcn_lr=1e-4, epochs=60, stretch=4/3, batch=128),
-    cub=dict(keep=312, hard=31, soft=3., temperature=.3, lr=3e-4, gcn_lr=2e-4, epochs=100, stretch=1., batch=96))
+    coco=dict(keep=62, hard=2, soft=1., temperature=.2, lr=3e-5, gcn_lr=1e-5, epochs=60,
+              stretch=4/3, batch=128),
+    voc=dict(keep=20, hard=5, soft=2., temperature=.3, lr=4e-5, gcn_lr=2e-4, epochs=120, stretch=1.,
+             batch=128),
+    nus=dict(keep=50, hard=6, soft=1., temperature=.2, lr=3e-5, gcn_lr=1e-4, epochs=60, stretch=4/3,
+             batch=128),
+    cub=dict(keep=312, hard=31, soft=3., temperature=.3, lr=3e-4, gcn_lr=2e-4, epochs=100,
+             stretch=1., batch=96))
 
 # %% ../../nbs/methods/05_scpnet.ipynb #45cc21d4
 def adjacency(
@@ -70,8 +74,10 @@ class GCN(nn.Module):
         seed:int=0,
     ):
         super().__init__()
-        g = torch.Generator().manual_seed(seed); sizes = [(d, hidden), (hidden, hidden), (hidden, d)]
-        self.weights = nn.ParameterList([nn.Parameter((2*torch.rand(s, generator=g) - 1)/s[1]**.5) for s in sizes])
+        g = torch.Generator().manual_seed(seed)
+        sizes = [(d, hidden), (hidden, hidden), (hidden, d)]
+        self.weights = nn.ParameterList([nn.Parameter((2*torch.rand(s, generator=g) - 1)/s[1]**.5)
+                                         for s in sizes])
 
     def forward(self, t, A):
         "(C, d): what the layers make of text features along a graph."
@@ -90,7 +96,8 @@ def splc_loss(
     gamma:float=2.,       # focusing
 )->Tensor:                # a scalar, the sum
     "SPLC: focal loss whose confident unknowns turn into positives."
-    z = z.float() - margin*(labels == 1); p = z.sigmoid()
+    z = z.float() - margin*(labels == 1)
+    p = z.sigmoid()
     found = (labels == 0) & (p > tau) if epoch >= 1 else torch.zeros_like(labels, dtype=torch.bool)
     y = ((labels == 1) | found).float()
     each = -((1 - p)*y + p*(1 - y))**gamma*(y*F.logsigmoid(z) + (1 - y)*F.logsigmoid(-z))
@@ -114,7 +121,8 @@ def hard_targets(
     labels:Tensor, # (B, C) in {1, 0, -1}
 )->tuple:          # (B, C) bool, (B,) bool: pictures that take part
     "Pseudo-labels of the weak view, and what is known."
-    top = torch.zeros_like(p, dtype=torch.bool).scatter(1, p.topk(min(hard, p.shape[1]), 1).indices, True)
+    top = torch.zeros_like(p, dtype=torch.bool).scatter(1, p.topk(min(hard, p.shape[1]), 1).indices,
+                                                        True)
     found = top & (p >= tau)
     return (found | (labels == 1)) & (labels != -1), found.any(1)
 
@@ -138,11 +146,15 @@ def random_change(
     shear, move = lambda s: math.degrees(math.atan(s)), lambda s, axis: int(s*img.size[axis])
     turn = lambda a=0., t=(0, 0), s=(0., 0.): TF.affine(img, a, t, 1., s)
     return [lambda: img, lambda: TF.autocontrast(img), lambda: TF.equalize(img),
-            lambda: TF.adjust_brightness(img, u(.05, .95)), lambda: TF.adjust_saturation(img, u(.05, .95)),
-            lambda: TF.adjust_contrast(img, u(.05, .95)), lambda: TF.adjust_sharpness(img, u(.05, .95)),
-            lambda: TF.posterize(img, int(u(4, 8.999))), lambda: TF.solarize(img, u(0, 256)), lambda: turn(u(-30, 30)),
+            lambda: TF.adjust_brightness(img, u(.05, .95)), lambda: TF.adjust_saturation(img,
+                u(.05, .95)),
+            lambda: TF.adjust_contrast(img, u(.05, .95)), lambda: TF.adjust_sharpness(img,
+                u(.05, .95)),
+            lambda: TF.posterize(img, int(u(4, 8.999))), lambda: TF.solarize(img, u(0, 256)),
+            lambda: turn(u(-30, 30)),
             lambda: turn(s=(shear(u(-.3, .3)), 0.)), lambda: turn(s=(0., shear(u(-.3, .3)))),
-            lambda: turn(t=(move(u(-.3, .3), 0), 0)), lambda: turn(t=(0, move(u(-.3, .3), 1)))][int(u(0, 13.9999))]()
+            lambda: turn(t=(move(u(-.3, .3), 0), 0)),
+            lambda: turn(t=(0, move(u(-.3, .3), 1)))][int(u(0, 13.9999))]()
 
 class Weak:
     "Mirror and crop."
@@ -157,9 +169,12 @@ class Strong(Weak):
     "Three random changes, a grey square, then mirror and crop."
     def __call__(self, img):
         for _ in range(3): img = random_change(img)
-        W, H = img.size; side = int(.5*torch.rand(())*W); x, y = (int(torch.rand(())*s) for s in (W, H))
+        W, H = img.size
+        side = int(.5*torch.rand(())*W)
+        x, y = (int(torch.rand(())*s) for s in (W, H))
         box = (max(x - side//2, 0), max(y - side//2, 0), min(x + side//2, W), min(y + side//2, H))
-        img = img.copy(); img.paste((125, 123, 114), box)
+        img = img.copy()
+        img.paste((125, 123, 114), box)
         return self.then(img)
 
 # %% ../../nbs/methods/05_scpnet.ipynb #0f326223
@@ -183,7 +198,8 @@ def features_folder(
 ):          # Path, or None if its features lie in no file
     "Where all extractions lie."
     inner = getattr(store, 'store', getattr(store, 'now', None))
-    return features_folder(inner) if inner is not None else store.folder.parent if hasattr(store, 'folder') else None
+    return features_folder(inner) if inner is not None else store.folder.parent if hasattr(store,
+        'folder') else None
 
 def gives(
     store, # any
@@ -201,21 +217,25 @@ class PictureStore:
     def __len__(self): return len(self.paths)
 
     def read(self, rows, augment=None, view='plain', seed=0):
-        pictures = Pictures(self.paths, self.clip.preprocess(), self.clip.image_size, augment, view, seed)
+        pictures = Pictures(self.paths, self.clip.preprocess(), self.clip.image_size, augment, view,
+                            seed)
         images, wrong = zip(*(pictures[int(i)] for i in rows))
         if any(wrong): raise ValueError(f'a picture cannot be read: {next(filter(None, wrong))}')
         return torch.stack(images)
 
-    def batch(self, rows, device=None, dtype=torch.float32): return self.read(rows).to(device, dtype)
+    def batch(self, rows, device=None, dtype=torch.float32):
+        return self.read(rows).to(device, dtype)
 
 class PictureViews(PictureStore):
     "Two weak views and a strong one of each picture, drawn anew in each epoch."
     def __init__(self, paths, clip, seed=0):
-        super().__init__(paths, clip); self.seed, self.epoch = seed, 0
+        super().__init__(paths, clip)
+        self.seed, self.epoch = seed, 0
     def batch(self, rows, device=None, dtype=torch.float32):
         weak, strong = Weak(self.clip.image_size), Strong(self.clip.image_size)
         views = ('x', weak), ('w', weak), ('u', strong)
-        return Views(*(self.read(rows, a, f'{n}{self.epoch}', self.seed).to(device, dtype) for n, a in views))
+        return Views(*(self.read(rows, a, f'{n}{self.epoch}', self.seed).to(device, dtype) for n,
+                       a in views))
 
 # %% ../../nbs/methods/05_scpnet.ipynb #04fb2f37
 class FeatureViews:
@@ -227,17 +247,23 @@ class FeatureViews:
     def __len__(self): return len(self.weak[0])
 
     def batch(self, rows, device=None, dtype=torch.float32):
-        draw = np.random.default_rng([self.seed, self.epoch]).random((len(self), 3))[np.asarray(rows)]
-        first = (draw[:, 0]*len(self.weak)).astype(int); step = 1 + (draw[:, 1]*(len(self.weak) - 1)).astype(int)
-        return Views(mixed(self.weak, first, rows, device, dtype), mixed(self.weak, (first + step) % len(self.weak), rows, device, dtype),
-                     mixed(self.strong, (draw[:, 2]*len(self.strong)).astype(int), rows, device, dtype))
+        draw = np.random.default_rng([self.seed, self.epoch]).random((len(self),
+            3))[np.asarray(rows)]
+        first = (draw[:, 0]*len(self.weak)).astype(int)
+        step = 1 + (draw[:, 1]*(len(self.weak) - 1)).astype(int)
+        return Views(mixed(self.weak, first, rows, device, dtype),
+                     mixed(self.weak, (first + step) % len(self.weak), rows, device, dtype),
+                     mixed(self.strong, (draw[:, 2]*len(self.strong)).astype(int), rows, device,
+                           dtype))
 
 # %% ../../nbs/methods/05_scpnet.ipynb #0f16680f
 def mixed(stores, which, rows, device, dtype):
     "Features of each row from the store chosen for it."
-    parts = [[s.batch(rows[which == i], device, dtype) if (which == i).any() else None, which == i] for i, s in enumerate(stores)]
+    parts = [[s.batch(rows[which == i], device, dtype) if (which == i).any() else None, which == i]
+             for i, s in enumerate(stores)]
     order = torch.cat([torch.from_numpy(m.nonzero()[0]) for _, m in parts]).argsort()
-    return Features(*(torch.cat([getattr(f, k) for f, _ in parts if f is not None])[order.to(device or 'cpu')] for k in ('dense', 'pooled')))
+    return Features(*(torch.cat([getattr(f, k) for f, _ in parts if f is not None])[order.to(device
+        or 'cpu')] for k in ('dense', 'pooled')))
 
 def cached_views(
     store, clip, # of the plain view, made by `extract`; frozen
@@ -247,25 +273,34 @@ def cached_views(
 )->FeatureViews:
     "Extract augmented views of the pictures behind a store, beside it."
     one = lambda kind, i: cached_view(store, clip, kind, i, workers)
-    return FeatureViews([one(Weak, i) for i in range(weak)], [one(Strong, i) for i in range(strong)], seed)
+    return FeatureViews([one(Weak, i) for i in range(weak)],
+                        [one(Strong, i) for i in range(strong)], seed)
 
 def cached_view(store, clip, kind, i, workers):
     "One of them; some rows of a store share it with all others."
-    if hasattr(store, 'rows'): return type(store)(cached_view(store.store, clip, kind, i, workers), store.rows)
+    if hasattr(store, 'rows'):
+        return type(store)(cached_view(store.store, clip, kind, i, workers), store.rows)
     class Of: paths = store.paths
-    return extract(clip, Of, features_folder(store), view=f'{kind.__name__.lower()}-{i}', augment=kind(clip.image_size), workers=workers).in_memory()
+    return extract(clip, Of, features_folder(store), view=f'{kind.__name__.lower()}-{i}',
+                   augment=kind(clip.image_size), workers=workers).in_memory()
 
 # %% ../../nbs/methods/05_scpnet.ipynb #a0d86c87
 class Core(nn.Module):
     "What SCPNet trains; `clip` is passed in, not owned."
-    def __init__(self, clip, classes, A, words='a photo of a', hidden=2048, sharpness=.1, learn_scale=False, trained=True, seed=0):
+    def __init__(self, clip, classes, A, words='a photo of a', hidden=2048, sharpness=.1,
+                 learn_scale=False, trained=True, seed=0):
         super().__init__()
-        ids = tokenize([words])[0]; n = int(ids.argmax()) - 1
+        ids = tokenize([words])[0]
+        n = int(ids.argmax()) - 1
         self.prompts = PromptLearner(clip, classes, n, class_specific=False, dual=False)
-        with torch.no_grad(): self.prompts.ctx.copy_(clip.model.token_embedding(ids[None, None, 1:1 + n].to(clip.device)))
-        self.gcn = GCN(clip.d, hidden, seed).to(clip.device); self.register_buffer('A', A)
+        with torch.no_grad():
+            self.prompts.ctx.copy_(clip.model.token_embedding(ids[None, None,
+                                                                  1:1 + n].to(clip.device)))
+        self.gcn = GCN(clip.d, hidden, seed).to(clip.device)
+        self.register_buffer('A', A)
         self.visual = copy.deepcopy(clip.model.visual).requires_grad_(True) if trained else None
-        scale = torch.tensor(math.log(clip.logit_scale*(1. if learn_scale else sharpness)), device=clip.device)
+        scale = torch.tensor(math.log(clip.logit_scale*(1. if learn_scale else sharpness)),
+                             device=clip.device)
         self.log_scale = nn.Parameter(scale, requires_grad=learn_scale)
 
     def text(self, clip):
@@ -275,8 +310,11 @@ class Core(nn.Module):
     def image(self, clip, x):
         "(B, d) of unit length."
         if self.visual is None: return normalize(as_features(clip, x).pooled.float(), dim=-1)
-        if not isinstance(x, Tensor): raise ValueError('the image tower is trained: give images, or tower="frozen" for features')
-        return normalize(attention_pool(self.visual.attnpool, feature_map(self.visual, x.to(clip.device))).float(), dim=-1)
+        if not isinstance(x, Tensor):
+            raise ValueError('the image tower is trained: give images, or tower="frozen" for '
+                             'features')
+        return normalize(attention_pool(self.visual.attnpool, feature_map(self.visual,
+            x.to(clip.device))).float(), dim=-1)
 
     def score(self, clip, x, t): return self.log_scale.exp()*self.image(clip, x) @ t.T
 
@@ -286,7 +324,8 @@ def one_cycle(
     rise:float=.2,       # share of it that goes up
 )->tuple:                # factor on the learning rate, Adam's beta 1
     "The schedule of SCPNet's code: PyTorch's OneCycle, momentum included."
-    top = rise*total - 1; up = 0 < top >= step   # no way up in five steps or less
+    top = rise*total - 1
+    up = 0 < top >= step  # no way up in five steps or less
     x = step/top if up else (step - top)/(total - 1 - top)
     wave = lambda a, b: b + (a - b)*(1 + math.cos(math.pi*x))/2
     return (wave(1/25, 1.), wave(.95, .85)) if up else (wave(1., 1/250_000), wave(.85, .95))
@@ -294,15 +333,18 @@ def one_cycle(
 # %% ../../nbs/methods/05_scpnet.ipynb #1e0e568b
 class Averaged(Method):
     "A method with a `core` that is trained by SCPNet's recipe and scored by its average over time."
-    recipe = dict(optimizer='adam', lr=4e-5, gcn_lr=2e-4, weight_decay=1e-4, schedule='constant', epochs=60, batch=128, stretch=1., decay=.82)
+    recipe = dict(optimizer='adam', lr=4e-5, gcn_lr=2e-4, weight_decay=1e-4, schedule='constant',
+                  epochs=60, batch=128, stretch=1., decay=.82)
 
     def start(self, core, tower, averaged, assume, seed):
         "Take over a core; called at the end of `__init__`."
-        if tower not in ('trained', 'frozen'): raise ValueError(f"tower={tower!r}: use 'trained' or 'frozen'")
+        if tower not in ('trained', 'frozen'):
+            raise ValueError(f"tower={tower!r}: use 'trained' or 'frozen'")
         self.core, self.ema = core, copy.deepcopy(core).requires_grad_(False)
         self.tower, self.averaged, self.assume, self.seed = tower, averaged, assume, seed
         self.epoch, self.steps_an_epoch, self.rows, self.views = 0, 1, None, None
-        self.uncounted = ('ema.', 'core.log_scale') + (('clip.visual.',) if tower == 'trained' else ())
+        self.uncounted = ('ema.', 'core.log_scale') + (('clip.visual.',) if tower == 'trained'
+                                                       else ())
         self.train()
 
     @property
@@ -310,11 +352,14 @@ class Averaged(Method):
     def encode_text(self): return self.used.text(self.clip)
     def logits(self, x): return self.used.score(self.clip, x, self.text())
     def scores(self, x): return self.logits(x).sigmoid()
-    def assumes(self, labels): return not (labels == -1).any().item() if self.assume is None else self.assume
+    def assumes(self, labels):
+        return not (labels == -1).any().item() if self.assume is None else self.assume
 
     def train(self, mode=True):
-        super().train(mode); self.ema.eval()
-        if self.core.visual is not None: self.core.visual.train(mode and self.epoch > 0)   # BatchNorm frozen in the first epoch
+        super().train(mode)
+        self.ema.eval()
+        if self.core.visual is not None:
+            self.core.visual.train(mode and self.epoch > 0)   # BatchNorm frozen in the first epoch
         return self
 
 # %% ../../nbs/methods/05_scpnet.ipynb #a63c7f4b
@@ -323,13 +368,17 @@ def parameter_groups(self:Averaged):
     "Matrices decay, vectors do not; the graph network has its own learning rate."
     r, groups = self.recipe, {}
     for k, p in self.core.named_parameters():
-        if p.requires_grad: groups.setdefault((k.startswith('gcn'), p.ndim == 1 or k.endswith('.bias')), []).append(p)
-    return [dict(params=ps, lr_factor=r['gcn_lr']/r['lr'] if gcn else 1., weight_decay=0. if still else r['weight_decay'])
+        if p.requires_grad:
+            groups.setdefault((k.startswith('gcn'), p.ndim == 1 or k.endswith('.bias')),
+                              []).append(p)
+    return [dict(params=ps, lr_factor=r['gcn_lr']/r['lr'] if gcn else 1., weight_decay=0. if still
+                 else r['weight_decay'])
             for (gcn, still), ps in groups.items()]
 
 @patch
 def begin_epoch(self:Averaged, epoch, epochs):
-    self.epoch = epoch; self.train(self.training)
+    self.epoch = epoch
+    self.train(self.training)
     if self.views is not None: self.views.epoch = epoch
 
 # %% ../../nbs/methods/05_scpnet.ipynb #a8534e91
@@ -339,7 +388,8 @@ def before_step(self:Averaged, opt, step, steps, rows):
     r, self.rows = self.recipe, rows
     self.steps_an_epoch = steps/r['epochs']
     factor, beta = one_cycle(step, max(2, round(steps*r['stretch'])))
-    for g in opt.param_groups: g['lr'], g['betas'] = r['lr']*factor*g.get('lr_factor', 1.), (beta, .999)
+    for g in opt.param_groups:
+        g['lr'], g['betas'] = r['lr']*factor*g.get('lr_factor', 1.), (beta, .999)
 
 @patch
 @torch.no_grad()
@@ -356,7 +406,9 @@ def pictures(self:Averaged, store):
     "A store of pictures for a tower that is trained; the store itself if the tower is frozen, or if it gives pictures already."
     if self.tower == 'frozen' or gives(store) is not Features: return store
     paths = paths_of(store)
-    if paths is None: raise ValueError(f'{type(self).__name__} trains its image tower and needs pictures, but this store of features does not know them: use tower="frozen"')
+    if paths is None:
+        raise ValueError(f'{type(self).__name__} trains its image tower and needs pictures, but '
+                         f'this store of features does not know them: use tower="frozen"')
     return PictureStore(paths, self.clip)
 
 @patch
@@ -374,7 +426,8 @@ class SCPNet(Averaged):
         clip:CLIP, classes:list,
         like:str='voc',            # whose settings: 'voc', 'coco', 'nus' or 'cub'
         tower:str='trained',       # the image tower; 'frozen': cached features will do
-        keep:int=None, hard:int=None, soft:float=None, temperature:float=None,   # None: as SETTINGS[like]
+        keep:int=None, hard:int=None, soft:float=None,
+        temperature:float=None,   # None: as SETTINGS[like]
         unsupervised:float=.125,   # weight of the consistency terms
         sharpness:float=.1,        # s, relative to CLIP's logit scale (10 of 100)
         hidden:int=2048,
@@ -384,12 +437,18 @@ class SCPNet(Averaged):
         seed:int=0, **recipe,
     ):
         own = SETTINGS[like]
-        super().__init__(clip, classes, **{**{k: own[k] for k in ('lr', 'gcn_lr', 'epochs', 'stretch', 'batch')}, **recipe})
+        super().__init__(clip, classes, **{**{k: own[k] for k in ('lr', 'gcn_lr', 'epochs',
+            'stretch', 'batch')}, **recipe})
         pick = lambda name, given: own[name] if given is None else given
-        self.hard, self.soft, self.unsupervised, self.many = pick('hard', hard), pick('soft', soft), unsupervised, (weak, strong)
+        self.hard = pick('hard', hard)
+        self.soft = pick('soft', soft)
+        self.unsupervised = unsupervised
+        self.many = (weak, strong)
         A = adjacency(relation(clip, self.classes), min(pick('keep', keep), len(self.classes)))
-        core = Core(clip, self.classes, A, hidden=hidden, sharpness=sharpness, learn_scale=like == 'nus', trained=tower == 'trained', seed=seed)
-        for name, value in ('S', calibration(A, pick('temperature', temperature))), ('memory', torch.zeros(0, len(self.classes), dtype=torch.bool)):
+        core = Core(clip, self.classes, A, hidden=hidden, sharpness=sharpness,
+                    learn_scale=like == 'nus', trained=tower == 'trained', seed=seed)
+        for name, value in ('S', calibration(A, pick('temperature', temperature))), ('memory',
+            torch.zeros(0, len(self.classes), dtype=torch.bool)):
             self.register_buffer(name, value.to(clip.device))
         self.start(core, tower, averaged, assume, seed)
 
@@ -398,16 +457,23 @@ class SCPNet(Averaged):
 def training_set(self:SCPNet, store, labels):
     "Views of the pictures of a store, and room to remember what was said of each."
     store, labels = Averaged.training_set(self, store, labels)
-    if len(self.memory) != len(store): self.memory = torch.zeros(len(store), len(self.classes), dtype=torch.bool, device=self.clip.device)
+    if len(self.memory) != len(store):
+        self.memory = torch.zeros(len(store), len(self.classes), dtype=torch.bool,
+                                  device=self.clip.device)
     kind, paths = gives(store), paths_of(store)
-    if kind is not Views and paths: store = PictureViews(paths, self.clip, self.seed) if kind is Tensor else cached_views(store, self.clip, *self.many, self.seed)
-    elif kind is not Views: warnings.warn('SCPNet sees one view three times: this store knows no pictures to augment', stacklevel=3)
+    if kind is not Views and paths:
+        store = PictureViews(paths, self.clip, self.seed) if kind is Tensor else cached_views(store,
+            self.clip, *self.many, self.seed)
+    elif kind is not Views:
+        warnings.warn('SCPNet sees one view three times: this store knows no pictures to augment',
+                      stacklevel=3)
     self.views = store if kind is Views or paths else None
     return store, labels
 
 @patch
 def load_state_dict(self:SCPNet, state, *args, **kwargs):
-    self.memory = torch.empty_like(state['memory'], device=self.clip.device)   # as many pictures as it was trained on
+    # as many pictures as it was trained on
+    self.memory = torch.empty_like(state['memory'], device=self.clip.device)
     return Averaged.load_state_dict(self, state, *args, **kwargs)
 
 # %% ../../nbs/methods/05_scpnet.ipynb #aa59cf37
@@ -423,9 +489,15 @@ def three_logits(self:SCPNet, views):
 def loss(self:SCPNet, x, labels):
     "SPLC on one weak view; hard and soft consistency between the other and the strong one."
     rows, self.rows = self.rows, None
-    z, weak, strong = self.three_logits(x); p = weak.detach().float().sigmoid()
+    z, weak, strong = self.three_logits(x)
+    p = weak.detach().float().sigmoid()
     tau = thresholds(self.memory.sum(0), len(self.memory), self.hard)
     y, use = hard_targets(p, tau, self.hard, labels)
-    if rows is not None: rows = rows.to(y.device); self.memory[rows] = y.where(y.any(1, keepdim=True), self.memory[rows])   # a picture without any label keeps what it had
-    terms = dict(splc=splc_loss(z, labels, self.epoch, self.assumes(labels)), hard=consistency(strong, y, use), soft=consistency(strong, p @ self.S.T, use))
-    return dict(terms, total=terms['splc'] + self.unsupervised*(terms['hard'] + self.soft*terms['soft']))
+    if rows is not None:
+        # a picture without any label keeps what it had
+        rows = rows.to(y.device)
+        self.memory[rows] = y.where(y.any(1, keepdim=True), self.memory[rows])
+    terms = dict(splc=splc_loss(z, labels, self.epoch, self.assumes(labels)),
+                 hard=consistency(strong, y, use), soft=consistency(strong, p @ self.S.T, use))
+    return dict(terms, total=terms['splc'] + self.unsupervised*(terms['hard']
+        + self.soft*terms['soft']))

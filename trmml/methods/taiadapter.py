@@ -35,15 +35,19 @@ class Adapter(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.down, self.up, self.head = nn.Linear(d, d//shrink), nn.Linear(d//shrink, d), nn.Linear(d, C)
-        nn.init.zeros_(self.up.weight); nn.init.zeros_(self.up.bias)    # silent at the start
+            self.down = nn.Linear(d, d//shrink)
+            self.up = nn.Linear(d//shrink, d)
+            self.head = nn.Linear(d, C)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)  # silent at the start
 
     def forward(self, e): return self.head(normalize(e + self.up(self.down(e).relu()), dim=-1))
 
 # %% ../../nbs/methods/07_taiadapter.ipynb #8bfc8d06
 class TaIAdapter(Method):
     "TaI-Adapter (our reading): an adapter on CLIP's global vectors, learned from perturbed sentences."
-    recipe = dict(optimizer='adamw', lr=1e-3, weight_decay=1e-2, schedule='onecycle', epochs=40, batch=512)
+    recipe = dict(optimizer='adamw', lr=1e-3, weight_decay=1e-2, schedule='onecycle', epochs=40,
+                  batch=512)
     reads_labels, sentences, training_set = False, TaIDPT.sentences, TaIDPT.training_set
 
     def __init__(self,
@@ -59,13 +63,15 @@ class TaIAdapter(Method):
         self.n_captions, self.seed, self.noise, self.step = n_captions, seed, noise, 0
         self.lists = SYNONYMS[lists or {80: 'coco', 81: 'nus'}.get(len(self.classes), 'voc')]
         self.adapter = Adapter(clip.d, len(self.classes), shrink, seed).to(clip.device)
-        self.asl = dict(gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift, reduction='batch', eps=1e-8)
+        self.asl = dict(gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift, reduction='batch',
+                        eps=1e-8)
 
 # %% ../../nbs/methods/07_taiadapter.ipynb #c8a21a58
 @patch
 def pooled(self:TaIAdapter, x):
     "(B, d) of pictures, features or sentences."
-    if isinstance(x, (list, tuple)) and not hasattr(x, '_fields'): x = token_features(self.clip, cut_tokens(list(x)))
+    if isinstance(x, (list, tuple)) and not hasattr(x, '_fields'):
+        x = token_features(self.clip, cut_tokens(list(x)))
     return (x if isinstance(x, Captions) else as_features(self.clip, x)).pooled.float()
 
 @patch
@@ -76,10 +82,12 @@ def logits(self:TaIAdapter, x): return self.adapter(normalize(self.pooled(x), di
 @patch
 def scores(self:TaIAdapter, x): return self.logits(x).sigmoid()
 @patch
-def encode_text(self:TaIAdapter): return self.adapter.head.weight   # (C, d): what stands for the classes
+def encode_text(self:TaIAdapter):
+    return self.adapter.head.weight   # (C, d): what stands for the classes
 
 @patch
 def loss(self:TaIAdapter, x, labels):
     "Asymmetric loss on perturbed sentences."
     g = torch.Generator().manual_seed(1_000_003*self.seed + self.step)
-    return dict(total=asymmetric_loss(self.adapter(perturb(self.pooled(x), self.noise, g)), labels, **self.asl))
+    return dict(total=asymmetric_loss(self.adapter(perturb(self.pooled(x), self.noise, g)), labels,
+                                      **self.asl))

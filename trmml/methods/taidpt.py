@@ -28,31 +28,48 @@ from ..doodles import caption, compose
 from ..train.method import Method, as_features
 
 # %% ../../nbs/methods/04_taidpt.ipynb #d9016f12
-SHARED = dict(person='human, people, man, woman, passenger', bicycle='bike, cycle', car='taxi, auto, automobile, motor car',
-              bus='autobus, coach, charabanc, double decker, jitney, motor bus, motor coach, omnibus', train='rail way, railroad',
-              boat='raft, dinghy', cat='kitty', dog='pup, puppy, doggy', horse='colt, equus', aeroplane='air craft, jet, plane, air plane')
+SHARED = dict(person='human, people, man, woman, passenger', bicycle='bike, cycle',
+              car='taxi, auto, automobile, motor car',
+              bus='autobus, coach, charabanc, double decker, jitney, motor bus, motor coach, '
+                  'omnibus', train='rail way, railroad',
+              boat='raft, dinghy', cat='kitty', dog='pup, puppy, doggy', horse='colt, equus',
+              aeroplane='air craft, jet, plane, air plane')
 SYNONYMS = dict(voc=dict(
-    SHARED, chair='arm chair, bench', diningtable='table, dining table, dinner table, din table', motorbike='motor bike, motor cycle',
-    pottedplant='potted plant, house plant, bonsai, pot plant', sofa='couch', tvmonitor='monitor, tv, television, telly'))
+    SHARED, chair='arm chair, bench', diningtable='table, dining table, dinner table, din table',
+    motorbike='motor bike, motor cycle',
+    pottedplant='potted plant, house plant, bonsai, pot plant', sofa='couch',
+    tvmonitor='monitor, tv, television, telly'))
 
 # %% ../../nbs/methods/04_taidpt.ipynb #18574b57
 SYNONYMS['coco'] = dict(
-    SHARED, airplane='aeroplane, ' + SHARED['aeroplane'], motorcycle='motor bike, motor cycle', firehydrant='fire tap, hydrant',
-    stopsign='halt sign', giraffe='camelopard', backpack='back pack, knapsack, packsack, rucksack, haversack',
+    SHARED, airplane='aeroplane, ' + SHARED['aeroplane'], motorcycle='motor bike, motor cycle',
+    firehydrant='fire tap, hydrant',
+    stopsign='halt sign', giraffe='camelopard',
+    backpack='back pack, knapsack, packsack, rucksack, haversack',
     handbag='hand bag, pocketbook, purse', tie='necktie', skis='ski',
-    sportsball='sport ball, ball, football, soccer, tennis, basketball, baseball', baseballbat='baseball game bat',
-    baseballglove='baseball mitt, baseball game glove', wineglass='vino glass', donut='doughnut', chair='arm chair', couch='sofa',
-    pottedplant='house plant, bonsai, pot plant', diningtable='dinner table, table, din table', toilet='commode',
-    tv='tvmonitor, monitor, television, telly', cellphone='phone, mobile phone', oven='roaster', refrigerator='icebox',
-    teddybear='teddy', hairdrier='blowing machine, hair dryer, dryer, blow dryer, blown dry, blow dry')
+    sportsball='sport ball, ball, football, soccer, tennis, basketball, baseball',
+    baseballbat='baseball game bat',
+    baseballglove='baseball mitt, baseball game glove', wineglass='vino glass', donut='doughnut',
+    chair='arm chair', couch='sofa',
+    pottedplant='house plant, bonsai, pot plant', diningtable='dinner table, table, din table',
+    toilet='commode',
+    tv='tvmonitor, monitor, television, telly', cellphone='phone, mobile phone', oven='roaster',
+    refrigerator='icebox',
+    teddybear='teddy',
+    hairdrier='blowing machine, hair dryer, dryer, blow dryer, blown dry, blow dry')
 
 # %% ../../nbs/methods/04_taidpt.ipynb #62f68a1f
 SYNONYMS['nus'] = dict(
-    airport='air port, air field, runway', beach='plage, coast, seashore', boats='boat, raft, dinghy', cat='kitty',
-    cityscape='city, skyscraper', computer='desktop, laptop', dancing='dance', dog=SHARED['dog'], elk='deer', frost='forsted',
-    earthquake='collapse building, break building, broken building', glacier='ice', harbor='port, harbour',
-    military='army, troop, troops', mountain='hill', nighttime='night time, night', ocean='sea', person=SHARED['person'],
-    plane='aeroplane, ' + SHARED['aeroplane'], railroad='rail road, rail way', road='path, way', running='run', soccer='football',
+    airport='air port, air field, runway', beach='plage, coast, seashore',
+    boats='boat, raft, dinghy', cat='kitty',
+    cityscape='city, skyscraper', computer='desktop, laptop', dancing='dance', dog=SHARED['dog'],
+    elk='deer', frost='forsted',
+    earthquake='collapse building, break building, broken building', glacier='ice',
+    harbor='port, harbour',
+    military='army, troop, troops', mountain='hill', nighttime='night time, night', ocean='sea',
+    person=SHARED['person'],
+    plane='aeroplane, ' + SHARED['aeroplane'], railroad='rail road, rail way', road='path, way',
+    running='run', soccer='football',
     swimmers='swimmer, swimming, swim', tattoo='tattooing', wedding='engagement, bride, groom')
 
 # %% ../../nbs/methods/04_taidpt.ipynb #207d66aa
@@ -75,8 +92,10 @@ def phrases(
     return {**more, **own}
 
 # %% ../../nbs/methods/04_taidpt.ipynb #514cff5d
-ENDINGS = (('ses', 's'), ('xes', 'x'), ('zes', 'z'), ('ches', 'ch'), ('shes', 'sh'), ('men', 'man'), ('ies', 'y'), ('s', ''))
-IRREGULAR = dict(mice='mouse', knives='knife', leaves='leaf', scarves='scarf', calves='calf', wolves='wolf', geese='goose', teeth='tooth')
+ENDINGS = (('ses', 's'), ('xes', 'x'), ('zes', 'z'), ('ches', 'ch'), ('shes', 'sh'), ('men', 'man'),
+           ('ies', 'y'), ('s', ''))
+IRREGULAR = dict(mice='mouse', knives='knife', leaves='leaf', scarves='scarf', calves='calf',
+                 wolves='wolf', geese='goose', teeth='tooth')
 
 def noun_lemma(
     word:str,    # lower case
@@ -102,7 +121,9 @@ def caption_labels(
         words = [lemma(w, known) for w in re.findall(r"[a-z0-9']+|[^\sa-z0-9']", text.lower())]
         text = f' {" ".join(words)} '
         for p in order:
-            if f' {p} ' in text: y[table[p]] = 1; text = text.replace(f' {p} ', ' ')
+            if f' {p} ' in text:
+                y[table[p]] = 1
+                text = text.replace(f' {p} ', ' ')
     return Y
 
 # %% ../../nbs/methods/04_taidpt.ipynb #b056f9a6
@@ -114,7 +135,8 @@ def doodle_captions(
 )->list:        # of str
     "What could be said of scenes that are never drawn."
     scenes = (compose(FIRST_SCENE + 1_000_000*seed + i) for i in range(n))
-    return [caption(np.random.RandomState([FIRST_SCENE, seed, i]), s, np.ones(len(s.things))) for i, s in enumerate(scenes)]
+    return [caption(np.random.RandomState([FIRST_SCENE, seed, i]), s, np.ones(len(s.things))) for i,
+            s in enumerate(scenes)]
 
 def read_captions(
     source,        # 'doodles', a list of sentences, or a file in COCO's captions format
@@ -122,11 +144,15 @@ def read_captions(
     seed:int=0,
 )->list:           # of str; of a file, the first of each image
     "The sentences of a source."
-    if source is None: raise ValueError("TaI-DPT learns from sentences: give captions='captions_train2017.json' (COCO's format), a list, or 'doodles'")
+    if source is None:
+        raise ValueError("TaI-DPT learns from sentences: give captions='captions_train2017.json' "
+                         "(COCO's format), a list, or 'doodles'")
     if isinstance(source, (list, tuple)): return list(source)[:n]
     if source == 'doodles': return doodle_captions(n or 5000, seed)
-    if not Path(source).is_file(): raise FileNotFoundError(f'no captions at {source}: give a JSON file in COCO\'s format')
-    first = {a['image_id']: a['caption'] for a in reversed(json.loads(Path(source).read_text())['annotations'])}
+    if not Path(source).is_file():
+        raise FileNotFoundError(f'no captions at {source}: give a JSON file in COCO\'s format')
+    first = {a['image_id']: a['caption']
+             for a in reversed(json.loads(Path(source).read_text())['annotations'])}
     return [first[i] for i in sorted(first)][:n]
 
 # %% ../../nbs/methods/04_taidpt.ipynb #350a123e
@@ -159,7 +185,8 @@ def token_features(
     tokens:Tensor,  # (B, 77) ids
 )->Captions:        # cut at the longest sentence
     "Every token of a sentence in the joint space."
-    model, end = clip.model, tokens.argmax(1); L = int(end.max()) + 1
+    model, end = clip.model, tokens.argmax(1)
+    L = int(end.max()) + 1
     tokens = tokens[:, :L].to(clip.device)
     x = model.token_embedding(tokens) + model.positional_embedding[:L]
     for block in model.transformer.resblocks: x, _ = causal_block(block, x)
@@ -202,14 +229,16 @@ class CaptionStore:
         L = int(tokens.argmax(1).max()) + 1
         if len(tokens)*L*clip.d*2 > limit: return
         parts = [token_features(clip, t) for t in tokens.split(chunk)]
-        wide = [nn.functional.pad(p.local.half().cpu(), (0, 0, 0, L - p.local.shape[1])) for p in parts]
+        wide = [nn.functional.pad(p.local.half().cpu(), (0, 0, 0, L - p.local.shape[1]))
+                for p in parts]
         self.kept = torch.cat(wide), torch.cat([p.pooled.cpu() for p in parts])
 
     def __len__(self): return len(self.tokens)
     def batch(self, rows, device=None, dtype=torch.float32):
         if self.kept is None: return token_features(self.clip, self.tokens[rows])
         n = int(self.tokens[rows].argmax(1).max()) + 1
-        return Captions(*(v.to(device) for v in (self.kept[0][rows, :n].to(dtype), self.tokens[rows, :n] != 0, self.kept[1][rows])))
+        return Captions(*(v.to(device) for v in (self.kept[0][rows, :n].to(dtype),
+                                                 self.tokens[rows, :n] != 0, self.kept[1][rows])))
 
 # %% ../../nbs/methods/04_taidpt.ipynb #3cc6d97b
 def unplaced(pool):
@@ -226,13 +255,15 @@ def unplaced_features(
 )->clips.Features: # dense (B, d, h, w), pooled (B, d)
     "Dense and pooled features that know nothing of positions."
     weights = clip.model.visual.conv1.weight
-    m = clips.feature_map(clip.model.visual, x.to(weights.device, weights.dtype)); pool = clip.model.visual.attnpool
+    m = clips.feature_map(clip.model.visual, x.to(weights.device, weights.dtype))
+    pool = clip.model.visual.attnpool
     return clips.Features(clips.dense_features(pool, m), clips.attention_pool(unplaced(pool), m))
 
 # %% ../../nbs/methods/04_taidpt.ipynb #32ca8789
 class TaIDPT(Method):
     "TaI-DPT (guozix/TaI-DPT): a global and a local prompt, learned from sentences."
-    recipe = dict(optimizer='sgd', lr=1e-4, weight_decay=5e-4, schedule='cosine', epochs=20, batch=512)
+    recipe = dict(optimizer='sgd', lr=1e-4, weight_decay=5e-4, schedule='cosine', epochs=20,
+                  batch=512)
     reads_labels = False   # sentences have their own
 
     def __init__(self,
@@ -250,7 +281,8 @@ class TaIDPT(Method):
         self.captions = 'doodles' if captions is None and clip.name == 'doodle-clip' else captions
         self.n_captions, self.seed = n_captions, seed
         self.lists = SYNONYMS[lists or {80: 'coco', 81: 'nus'}.get(len(self.classes), 'voc')]
-        self.scale, self.kappa, self.kappa_test = (v*clip.logit_scale for v in (scale, kappa, kappa_test))
+        self.scale, self.kappa, self.kappa_test = (v*clip.logit_scale for v in (scale, kappa,
+            kappa_test))
         self.prompts = PromptLearner(clip, self.classes, n_ctx, class_specific, seed=seed)
 
     def encode_text(self): return self.prompts(self.clip)   # (2, C, d): global, local
@@ -261,7 +293,8 @@ def sentences(self:TaIDPT):
     "Tokens (N, 77) and labels (N, C) of captions that name a class, and of the templates, as far as the backbone can read them."
     said = read_captions(self.captions, self.n_captions, self.seed)
     Y = caption_labels(said, phrases(self.classes, self.lists), len(self.classes))
-    named = (Y == 1).any(1); templates, T = template_sentences(self.classes)
+    named = (Y == 1).any(1)
+    templates, T = template_sentences(self.classes)
     said = [s for s, k in zip(said, named) if k] + templates
     Y, tokens = torch.from_numpy(np.concatenate([Y[named], T])), cut_tokens(said)
     ok = readable(self.clip, tokens)
@@ -287,18 +320,22 @@ def logits(self:TaIDPT, x):
 @patch
 def grained(self:TaIDPT, x):
     "Global scores (B, C), local scores (B, C), weights (B, C, n)."
-    if isinstance(x, (list, tuple)) and not hasattr(x, '_fields'): x = token_features(self.clip, cut_tokens(list(x)))
+    if isinstance(x, (list, tuple)) and not hasattr(x, '_fields'):
+        x = token_features(self.clip, cut_tokens(list(x)))
     G, kappa, keep = self.text(), self.kappa_test, None
     if isinstance(x, Captions): v, f, kappa, keep = x.pooled, x.local, self.kappa, x.keep
     else:
-        x = unplaced_features(self.clip, x) if isinstance(x, Tensor) and x.ndim == 4 else as_features(self.clip, x)
+        x = unplaced_features(self.clip, x) if isinstance(x,
+                                                          Tensor) and x.ndim == 4 else as_features(
+                                                              self.clip, x)
         v, f = x.pooled, x.dense.flatten(2).mT
     s_g = self.scale*normalize(v.float(), dim=-1) @ normalize(G[0], dim=-1).T
     return s_g, *local_scores(f, G[1], kappa, self.scale, keep)
 
 # %% ../../nbs/methods/04_taidpt.ipynb #692d52a1
 @patch
-def scores(self:TaIDPT, x): return (1 + self.logits(x)/self.scale)/2   # (B, C) in 0..1, in the same order
+def scores(self:TaIDPT, x):
+    return (1 + self.logits(x)/self.scale)/2   # (B, C) in 0..1, in the same order
 
 @patch
 def loss(self:TaIDPT, x, labels):
@@ -328,7 +365,9 @@ def ensemble(
 )->Tensor:          # (N, C) in 0..1
     "The published mixture of two score matrices."
     a, b = torch.as_tensor(a), torch.as_tensor(b)
-    if a.shape != b.shape: raise ValueError(f'scores are {tuple(a.shape)} and {tuple(b.shape)}: both must be of the same pictures and classes')
+    if a.shape != b.shape:
+        raise ValueError(f'scores are {tuple(a.shape)} and {tuple(b.shape)}: both must be of the '
+                         f'same pictures and classes')
     return (1 - r)*unit_range(a) + r*unit_range(b)
 
 # %% ../../nbs/methods/04_taidpt.ipynb #1e17b77d
@@ -352,13 +391,18 @@ class Ensemble(Method):
         seed:int=0,
     ):
         from trmml.methods import create   # only here: that room imports this one by name
-        super().__init__(clip, classes); self.r = r
-        self.parts = nn.ModuleList([create(m, clip, classes, **{'seed': seed, **s}) for m, s in self.made_of(text, image, text_settings, image_settings, epochs)])
+        super().__init__(clip, classes)
+        self.r = r
+        self.parts = nn.ModuleList([create(m, clip, classes, **{'seed': seed, **s}) for m,
+                                    s in self.made_of(text, image, text_settings, image_settings,
+                                                      epochs)])
         self.members = tuple(self.parts)
-        self.register_buffer('ranges', torch.full((2, 2), torch.nan, device=clip.device))   # low and high of each
+        # low and high of each
+        self.register_buffer('ranges', torch.full((2, 2), torch.nan, device=clip.device))
 
     @staticmethod
-    def made_of(text='taidpt', image='dualcoop', text_settings=(), image_settings=(), epochs=None, **others):
+    def made_of(text='taidpt', image='dualcoop', text_settings=(), image_settings=(), epochs=None,
+                **others):
         "Names and settings of the members."
         own = {} if epochs is None else dict(epochs=epochs)
         return [(text, {**dict(text_settings), **own}), (image, {**dict(image_settings), **own})]
@@ -368,7 +412,8 @@ class Ensemble(Method):
 @torch.no_grad()
 def scoring_set(self:Ensemble, store, batch=256):
     "Learn the range of each member's scores over all pictures of a store."
-    rows = torch.arange(len(store)).split(batch); self.eval()
+    rows = torch.arange(len(store)).split(batch)
+    self.eval()
     for i, m in enumerate(self.members):
         s = torch.cat([raw_scores(m, store.batch(r, self.clip.device)) for r in rows])
         self.ranges[i] = torch.stack([s.min(), s.max()])

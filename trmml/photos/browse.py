@@ -38,7 +38,9 @@ def pick(
     p = np.asarray(p, float)
     if show == 'best': key = -p
     elif show == 'uncertain': key = distance(p, threshold)
-    else: key = p if labels is None or not (labels != 0).any() else np.where(labels == 0, np.inf, np.where(labels == 1, p, 1 - p))
+    else:
+        key = p if labels is None or not (labels != 0).any() else np.where(labels == 0, np.inf,
+            np.where(labels == 1, p, 1 - p))
     order = np.argsort(key, kind='stable')
     return order[np.isfinite(key[order])][:n]
 
@@ -49,15 +51,20 @@ def known_of(
 ):                         # (N,) in {1, 0, -1}
     "What a table says of a class, in the order of the photos; 0 where it says nothing."
     if labels is None: return np.zeros(len(paths), int)
-    given = read_given(photos, labels, [name]); at = dict(zip(given.paths, given.labels[:, 0]))
+    given = read_given(photos, labels, [name])
+    at = dict(zip(given.paths, given.labels[:, 0]))
     return np.array([at.get(p, 0) for p in paths])
 
 def predicted(model, photos, name, predictions, n):
     "Probabilities of a class, made now if none are passed. Raises ValueError if those that are passed do not fit."
     model.check_fitted()
-    if name not in model.classes_: raise ValueError(f'gallery: the model has no class {name!r}; it has {", ".join(model.classes_[:12])}')
+    if name not in model.classes_:
+        raise ValueError(f'gallery: the model has no class {name!r}; it has '
+                         f'{", ".join(model.classes_[:12])}')
     P = model.predict(photos) if predictions is None else predictions
-    if len(P) != n or name not in P: raise ValueError(f'gallery: predictions are of {len(P)} photos, there are {n}; pass those of the same photos and the same model')
+    if len(P) != n or name not in P:
+        raise ValueError(f'gallery: predictions are of {len(P)} photos, there are {n}; pass those '
+                         f'of the same photos and the same model')
     return P[name].to_numpy()
 
 # %% ../../nbs/photos/4_browse.ipynb #8dd139e8
@@ -72,10 +79,17 @@ def gallery(
     width=6.,      # inches
 ):                 # matplotlib figure
     "Photos of a class under its regions, with probabilities and what is known. Raises ValueError for a class the model does not have, another `show`, or `n` below 1."
-    import matplotlib.pyplot as plt; from trmml.report.companion import picture; from trmml.viz import guess_title, overlay
-    names, paths = list_photos(photos); p, known = predicted(model, photos, name, predictions, len(paths)), known_of(name, photos, labels, paths)
-    c = model.classes_.index(name); rows = pick(p, model.thresholds_[c], show, n, known); k = min(3, max(len(rows), 1))
-    fig, axs = plt.subplots(-(-max(len(rows), 1)//k), k, figsize=(width, width/k*1.1*-(-max(len(rows), 1)//k)), layout='constrained', squeeze=False)
+    import matplotlib.pyplot as plt
+    from trmml.report.companion import picture
+    from trmml.viz import guess_title, overlay
+    names, paths = list_photos(photos)
+    p = predicted(model, photos, name, predictions, len(paths))
+    known = known_of(name, photos, labels, paths)
+    c = model.classes_.index(name)
+    rows = pick(p, model.thresholds_[c], show, n, known)
+    k = min(3, max(len(rows), 1))
+    fig, axs = plt.subplots(-(-max(len(rows), 1)//k), k, figsize=(width,
+        width/k*1.1*-(-max(len(rows), 1)//k)), layout='constrained', squeeze=False)
     for ax in axs.ravel(): ax.axis('off')
     for ax, i in zip(axs.ravel(), rows):
         title, style = guess_title((name, float(p[i]), None, known[i]))
@@ -90,19 +104,26 @@ def ask(
     n=50,          # cells to ask for
 )->pd.DataFrame:   # columns image, class, probability, threshold, label (blank), the most informative first
     "The blanks whose labels would teach most; photos that cannot be read are left out. Raises as `TRMML.complete`, and ValueError for `n` below 1."
-    model.check_fitted(); whole('n', n, 1); photos = getattr(model, 'photos_', None) if photos is None else photos
-    given = read_given(photos, labels, model.classes_); P = model.predict(given.paths, skip_unreadable=True).to_numpy()
+    model.check_fitted()
+    whole('n', n, 1)
+    photos = getattr(model, 'photos_', None) if photos is None else photos
+    given = read_given(photos, labels, model.classes_)
+    P = model.predict(given.paths, skip_unreadable=True).to_numpy()
     d = np.where((given.labels == 0) & ~np.isnan(P), distance(P, model.thresholds_), np.inf)
     rank = d.argsort(0, kind='stable').argsort(0, kind='stable')             # within the class
     d[rank >= max(2, -(-2*n//len(model.classes_)))] = np.inf
-    order = np.argsort(d, axis=None, kind='stable')[:min(n, int(np.isfinite(d).sum()))]; i, c = np.unravel_index(order, d.shape)
-    return pd.DataFrame({'image': [given.names[k] for k in i], 'class': [model.classes_[k] for k in c], 'probability': P[i, c].round(4), 'threshold': model.thresholds_[c].round(4), 'label': ''})
+    order = np.argsort(d, axis=None, kind='stable')[:min(n, int(np.isfinite(d).sum()))]
+    i, c = np.unravel_index(order, d.shape)
+    return pd.DataFrame({'image': [given.names[k] for k in i],
+                         'class': [model.classes_[k] for k in c], 'probability': P[i, c].round(4),
+                         'threshold': model.thresholds_[c].round(4), 'label': ''})
 
 # %% ../../nbs/photos/4_browse.ipynb #c8bfddfe
 def frame(table, **how):
     "A table from a CSV file, or as it is. Raises ValueError for what is none."
     if isinstance(table, (str, Path)): return pd.read_csv(table, dtype=object, **how)
-    if not isinstance(table, pd.DataFrame): raise ValueError(f'a {type(table).__name__} is no table; give a CSV or a DataFrame')
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f'a {type(table).__name__} is no table; give a CSV or a DataFrame')
     return table
 
 def answered(
@@ -112,11 +133,15 @@ def answered(
     "Put answers into a table. Raises ValueError for answers other than 1, 0 or nothing, and for cells the table does not have."
     t, a = frame(labels, index_col=0).astype(object).copy(), frame(answers)
     gone = [c for c in ('image', 'class', 'label') if c not in a]
-    if gone: raise ValueError(f'answers: have no column {gone[0]!r}; give the table that ask() made, its column label filled in')
+    if gone:
+        raise ValueError(f'answers: have no column {gone[0]!r}; give the table that ask() made, '
+                         f'its column label filled in')
     for image, name, value in a[['image', 'class', 'label']].itertuples(index=False):
         said = str(value).strip().removesuffix('.0')
         if said in ('', 'nan', 'None', '<NA>'): continue
-        if said not in ('0', '1'): raise ValueError(f'{image}, {name}: {value!r} is no answer; write 1, 0 or nothing')
-        if image not in t.index or name not in t.columns: raise ValueError(f'{image}, {name}: the table has no such cell')
+        if said not in ('0', '1'):
+            raise ValueError(f'{image}, {name}: {value!r} is no answer; write 1, 0 or nothing')
+        if image not in t.index or name not in t.columns:
+            raise ValueError(f'{image}, {name}: the table has no such cell')
         t.loc[image, name] = said
     return t

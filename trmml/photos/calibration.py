@@ -23,12 +23,15 @@ def set_aside(
     least=4,     # positives of each class that stay
 )->tuple:        # rows to train on, rows set aside, both sorted
     "A random share of the photos, which leaves every class enough to learn from."
-    Y = check_labels(labels); left, out = (Y == 1).sum(0), []
-    labelled = np.flatnonzero((Y != 0).any(1)); n = round(share*len(labelled))
+    Y = check_labels(labels)
+    left, out = (Y == 1).sum(0), []
+    labelled = np.flatnonzero((Y != 0).any(1))
+    n = round(share*len(labelled))
     for i in np.random.RandomState(seed).permutation(labelled):
         if len(out) == n: break
         if ((Y[i] == 1) & (left <= least)).any(): continue
-        out.append(i); left = left - (Y[i] == 1)
+        out.append(i)
+        left = left - (Y[i] == 1)
     return np.setdiff1d(np.arange(len(Y)), out), np.sort(np.array(out, int))
 
 # %% ../../nbs/photos/2_calibration.ipynb #57549338
@@ -39,7 +42,8 @@ class Calibration(NamedTuple):
     delta: list   # C
 
     def __call__(self, p):   # (N, C) scores in 0..1 -> (N, C) probabilities
-        return torch.sigmoid(self.a*logit(p) + self.b + torch.tensor(self.delta, dtype=torch.float32))
+        return torch.sigmoid(self.a*logit(p) + self.b + torch.tensor(self.delta,
+            dtype=torch.float32))
 
 # %% ../../nbs/photos/2_calibration.ipynb #7d1d5e04
 def logit(p):
@@ -59,14 +63,20 @@ def calibrate(
     least=20,      # known labels below which nothing is changed
 )->Calibration:
     "Slope and offsets by penalised maximum likelihood."
-    z, Y = logit(scores).double(), torch.from_numpy(check_labels(labels)); known = Y != 0
-    if known.sum() < least or not (Y == 1).any() or not (Y == -1).any(): return no_change(z.shape[1])
+    z, Y = logit(scores).double(), torch.from_numpy(check_labels(labels))
+    known = Y != 0
+    if known.sum() < least or not (Y == 1).any() or not (Y == -1).any():
+        return no_change(z.shape[1])
     w = torch.zeros(2 + z.shape[1], dtype=torch.float64, requires_grad=True)   # log a, b, delta
     opt = torch.optim.LBFGS([w], max_iter=200, line_search_fn='strong_wolfe')
     def closure():
-        opt.zero_grad(); x = w[0].exp()*z + w[1] + w[2:]
-        loss = binary_cross_entropy_with_logits(x[known], (Y[known] == 1).double(), reduction='sum') + (w[0].square() + w[2:].square().sum())/2
-        loss.backward(); return loss
+        opt.zero_grad()
+        x = w[0].exp()*z + w[1] + w[2:]
+        loss = binary_cross_entropy_with_logits(x[known], (Y[known] == 1).double(),
+                                                reduction='sum') + (w[0].square()
+                                                    + w[2:].square().sum())/2
+        loss.backward()
+        return loss
     with torch.enable_grad(): opt.step(closure)
     w = w.detach()
     return Calibration(w[0].exp().item(), w[1].item(), w[2:].tolist())
@@ -77,9 +87,11 @@ def best_threshold(
     y,       # (n,) bool
 )->float:
     "The threshold with the highest F1: half way between the last accepted and the first refused."
-    order = np.argsort(-p, kind='stable'); p, y = p[order], y[order]
+    order = np.argsort(-p, kind='stable')
+    p, y = p[order], y[order]
     f1 = 2*y.cumsum()/(np.arange(len(y)) + 1 + y.sum())
-    f1[np.append(p[1:] == p[:-1], False)] = -1                      # equal scores stand or fall together
+    # equal scores stand or fall together
+    f1[np.append(p[1:] == p[:-1], False)] = -1
     k = int(f1.argmax())
     return float((p[k] + p[k + 1])/2 if k + 1 < len(p) else p[k])
 
@@ -90,10 +102,12 @@ def thresholds(
     least=10,   # positives and negatives a class needs for a threshold of its own
 )->tuple:       # (C,) thresholds, (C,) bool: its own
     "A threshold for each class, by F1."
-    P, Y = np.asarray(p, float), check_labels(labels); known = Y != 0
+    P, Y = np.asarray(p, float), check_labels(labels)
+    known = Y != 0
     shared = best_threshold(P[known], Y[known] == 1) if (Y == 1).any() and (Y == -1).any() else .5
     own = np.minimum((Y == 1).sum(0), (Y == -1).sum(0)) >= least
-    return np.array([best_threshold(P[known[:, c], c], Y[known[:, c], c] == 1) if own[c] else shared for c in range(Y.shape[1])]), own
+    return np.array([best_threshold(P[known[:, c], c], Y[known[:, c], c] == 1) if own[c] else shared
+                     for c in range(Y.shape[1])]), own
 
 # %% ../../nbs/photos/2_calibration.ipynb #522abe0a
 def calibration_error(
@@ -102,7 +116,9 @@ def calibration_error(
     bins=10,
 )->float:      # in 0..1
     "Expected calibration error over all known labels."
-    P, Y = np.asarray(p, float), check_labels(labels); P, y = P[Y != 0], (Y == 1)[Y != 0]
-    k = np.minimum((P*bins).astype(int), bins - 1); n = np.bincount(k, minlength=bins)
+    P, Y = np.asarray(p, float), check_labels(labels)
+    P, y = P[Y != 0], (Y == 1)[Y != 0]
+    k = np.minimum((P*bins).astype(int), bins - 1)
+    n = np.bincount(k, minlength=bins)
     gap = np.abs(np.bincount(k, P, bins) - np.bincount(k, y, bins))
     return float(gap.sum()/n.sum())

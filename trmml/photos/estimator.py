@@ -56,9 +56,12 @@ class Matcher(TextRegionMatching):
     ):
         Method.__init__(self, clip, classes)
         self.region, self.kind, self.score = True, 'sigmoid', 'region'
-        self.decoder = RegionDecoder(clip.d); self.queries, self.log_scale = (nn.Parameter(torch.empty_like(state[k])) for k in ('queries', 'log_scale'))
+        self.decoder = RegionDecoder(clip.d)
+        self.queries, self.log_scale = (nn.Parameter(torch.empty_like(state[k]))
+                                        for k in ('queries', 'log_scale'))
         for name in ('G', 'ctx'): self.register_buffer(name, torch.empty_like(state[name]))
-        self.load_state_dict(state); self.requires_grad_(False).to(clip.device).eval()
+        self.load_state_dict(state)
+        self.requires_grad_(False).to(clip.device).eval()
     def encode_text(self):
         "(2, C, d) text features, as stored."
         return self.G
@@ -69,8 +72,11 @@ def at_rest(
     method, # a trained `trmml.model.TRMML`
 )->Matcher:
     "The part of a trained method that predictions need."
-    method.eval(); kept = {k: v.detach().clone() for k, v in method.state_dict().items() if k.startswith(('decoder.', 'queries', 'log_scale'))}
-    return Matcher(method.clip, method.classes, dict(kept, G=method.encode_text().clone(), ctx=method.prompts.ctx.detach().clone()))
+    method.eval()
+    kept = {k: v.detach().clone() for k, v in method.state_dict().items()
+            if k.startswith(('decoder.', 'queries', 'log_scale'))}
+    return Matcher(method.clip, method.classes, dict(kept, G=method.encode_text().clone(),
+                                                     ctx=method.prompts.ctx.detach().clone()))
 
 # %% ../../nbs/photos/3_estimator.ipynb #2dd46008
 STEPS, SHOTS = 320, 16
@@ -83,7 +89,8 @@ def defaults(
     "Settings that follow from the data."
     n, positives = len(labels), (labels == 1).sum(0)
     batch = min(128, max(8, 2**int(np.log2(max(n/12, 1)) + .5))) if batch is None else batch
-    steps = -(-n//batch); epochs = int(np.clip(-(-STEPS//steps), 10, 60)) if epochs is None else epochs
+    steps = -(-n//batch)
+    epochs = int(np.clip(-(-STEPS//steps), 10, 60)) if epochs is None else epochs
     own = np.median(positives[positives > 0]) >= SHOTS if prompts == 'auto' else prompts == 'own'
     return dict(class_specific=bool(own), epochs=epochs, batch=batch)
 
@@ -92,10 +99,14 @@ def device_of(
     device, # 'auto', or what torch calls a device
 ):          # a device's name, or the torch.device that was given
     "The device meant: with 'auto' a GPU if there is one. Raises ValueError for one that is not there."
-    if isinstance(device, str) and device == 'auto': return 'cuda' if torch.cuda.is_available() else 'cpu'
+    if isinstance(device, str) and device == 'auto':
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
     try: asked = torch.device(device)
-    except (RuntimeError, TypeError): raise ValueError(f"device={device!r}: use 'auto', 'cpu', 'cuda' or 'cuda:1'") from None
-    if asked.type == 'cuda' and (asked.index or 0) >= torch.cuda.device_count(): raise ValueError(f"device={str(device)!r}: torch sees {torch.cuda.device_count()} GPUs here; use 'auto' or 'cpu'")
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device={device!r}: use 'auto', 'cpu', 'cuda' or 'cuda:1'") from None
+    if asked.type == 'cuda' and (asked.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={str(device)!r}: torch sees {torch.cuda.device_count()} GPUs "
+                         f"here; use 'auto' or 'cpu'")
     return device
 
 # %% ../../nbs/photos/3_estimator.ipynb #6e46fa0e
@@ -107,7 +118,8 @@ def whole(
     "Refuse what is no whole number from `least` on: raises ValueError with the name."
     if any(value is o or (isinstance(value, str) and value == o) for o in others): return
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f'{name}={value!r}: use a whole number from {least}' + ''.join(f', or {o!r}' for o in others))
+        raise ValueError(f'{name}={value!r}: use a whole number from {least}'
+                         + ''.join(f', or {o!r}' for o in others))
 
 def within(
     name, value, # of a setting; as it was given
@@ -115,14 +127,20 @@ def within(
     what,        # words for the message
 ):
     "Refuse what is no number from `least` to `most`: raises ValueError with the name."
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= value <= most: raise ValueError(f'{name}={value!r}: {what}')
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= value <= most:
+        raise ValueError(f'{name}={value!r}: {what}')
 
 # %% ../../nbs/photos/3_estimator.ipynb #e8c1b617
 def check_classes(classes):
     "Refuse what is no list of different names."
-    if isinstance(classes, (str, Path)): raise ValueError(f'classes={classes!r}: expected a list of names; photos and labels go to fit(photos, labels)')
-    if not hasattr(classes, '__len__'): raise ValueError(f'classes={classes!r}: expected a list of names of columns, or None for all')
-    if not len(classes): raise ValueError('classes: the list is empty; leave it out to learn all columns')
+    if isinstance(classes, (str, Path)):
+        raise ValueError(f'classes={classes!r}: expected a list of names; photos and labels go to '
+                         f'fit(photos, labels)')
+    if not hasattr(classes, '__len__'):
+        raise ValueError(f'classes={classes!r}: expected a list of names of columns, or None for '
+                         f'all')
+    if not len(classes):
+        raise ValueError('classes: the list is empty; leave it out to learn all columns')
     if len(set(classes)) < len(classes): raise ValueError('classes: a name occurs twice; keep one')
 
 # %% ../../nbs/photos/3_estimator.ipynb #f94e5146
@@ -133,15 +151,22 @@ def check_settings(
 ):
     "Refuse settings that cannot be meant: raises ValueError with name and value."
     if given['classes'] is not None: check_classes(given['classes'])
-    if given['prompts'] not in ('auto', 'own', 'shared'): raise ValueError(f"prompts={given['prompts']!r}: use 'auto', 'own' or 'shared'")
-    within('held_out', given['held_out'], 0, np.nextafter(1, 0), 'a share in [0, 1)'); whole('seed', given['seed']); whole('workers', given['workers'], 0, ('auto',))
+    if given['prompts'] not in ('auto', 'own', 'shared'):
+        raise ValueError(f"prompts={given['prompts']!r}: use 'auto', 'own' or 'shared'")
+    within('held_out', given['held_out'], 0, np.nextafter(1, 0), 'a share in [0, 1)')
+    whole('seed', given['seed'])
+    whole('workers', given['workers'], 0, ('auto',))
     for name in ('image_size', 'epochs', 'batch'): whole(name, given[name], 1, (None,))
     if (given['image_size'] or 0) > LARGEST_IMAGE:
         raise ValueError(f"image_size={given['image_size']}: use up to {LARGEST_IMAGE} pixels")
     more = given['settings']
-    if more is not None and not isinstance(more, dict): raise ValueError(f'settings={more!r}: expected a dict, settings of trmml.model.TRMML by name')
+    if more is not None and not isinstance(more, dict):
+        raise ValueError(f'settings={more!r}: expected a dict, settings of trmml.model.TRMML by '
+                         f'name')
     own = [k for k in ('epochs', 'batch', 'seed') if k in (more or {})]
-    if own: raise ValueError(f'settings: {own[0]} has a place of its own; pass {own[0]}={more[own[0]]!r} to TRMML')
+    if own:
+        raise ValueError(f'settings: {own[0]} has a place of its own; pass '
+                         f'{own[0]}={more[own[0]]!r} to TRMML')
 
 # %% ../../nbs/photos/3_estimator.ipynb #9ec8ba69
 class TRMML:
@@ -159,7 +184,9 @@ class TRMML:
         progress=True,       # bars and counts on stderr
         settings=None,       # dict: further settings of `trmml.model.TRMML`
     ):
-        given = dict(locals()); given.pop('self'); check_settings(given)
+        given = dict(locals())
+        given.pop('self')
+        check_settings(given)
         self.__dict__.update(given)
 
 # %% ../../nbs/photos/3_estimator.ipynb #e84a616e
@@ -172,7 +199,9 @@ def get_params(self:TRMML, deep=True):
 @patch
 def __sklearn_is_fitted__(self:TRMML): return hasattr(self, 'method_')
 @patch
-def __repr__(self:TRMML): return f'TRMML({self.backbone!r}, {self.weights!r}{f", {len(self.classes_)} classes, fitted" if hasattr(self, "method_") else ""})'
+def __repr__(self:TRMML):
+    return (f'TRMML({self.backbone!r}, '
+            f'{self.weights!r}{f", {len(self.classes_)} classes, fitted" if hasattr(self, "method_") else ""})')
 
 # %% ../../nbs/photos/3_estimator.ipynb #dde9da41
 @patch
@@ -180,7 +209,8 @@ def set_params(self:TRMML, **params):
     "Change settings; returns self. Raises ValueError for a name that is none."
     wrong = [k for k in params if k not in PARAMS]
     if wrong: raise ValueError(f'{wrong[0]!r} is no setting; there are {", ".join(PARAMS)}')
-    self.__init__(**(self.get_params() | params)); return self
+    self.__init__(**(self.get_params() | params))
+    return self
 
 # %% ../../nbs/photos/3_estimator.ipynb #4ec77e1d
 class Photos(NamedTuple):
@@ -202,7 +232,8 @@ def n_workers(self:TRMML, n):
 @patch
 def load_backbone(self:TRMML, text=True, weights=None):
     "The backbone by its name, on the device; without its text tower if `text` is False."
-    return backbones.load(self.backbone, self.weights if weights is None else weights, self.image_size, device_of(self.device), text=text)
+    return backbones.load(self.backbone, self.weights if weights is None else weights,
+                          self.image_size, device_of(self.device), text=text)
 
 # %% ../../nbs/photos/3_estimator.ipynb #0774aa15
 def seconds_a_step(
@@ -212,16 +243,25 @@ def seconds_a_step(
 )->float:
     "Time of a training step, measured on a method that is thrown away."
     with torch.random.fork_rng():
-        method = make(); method.train(); opt = optimizer(method); rows = torch.arange(min(method.recipe['batch'], len(store)))
+        method = make()
+        method.train()
+        opt = optimizer(method)
+        rows = torch.arange(min(method.recipe['batch'], len(store)))
         for _ in range(2):
-            start = time.perf_counter(); terms = method.loss(store.batch(rows, method.clip.device), labels[rows].to(method.clip.device))
-            opt.zero_grad(); terms['total'].backward(); opt.step(); terms['total'].item()
+            start = time.perf_counter()
+            terms = method.loss(store.batch(rows, method.clip.device),
+                                labels[rows].to(method.clip.device))
+            opt.zero_grad()
+            terms['total'].backward()
+            opt.step()
+            terms['total'].item()
     return time.perf_counter() - start
 
 # %% ../../nbs/photos/3_estimator.ipynb #9b05699f
 def in_words(seconds):
     "A duration for people: seconds, minutes or hours."
-    return f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
+    return (f'{seconds:.0f} s' if seconds < 90 else f'{seconds/60:.0f} min' if seconds < 5400
+            else f'{seconds/3600:.1f} h')
 
 # %% ../../nbs/photos/3_estimator.ipynb #76dd0f61
 def checkpoint_file(
@@ -230,7 +270,9 @@ def checkpoint_file(
 )->Path:
     "Where a training keeps its checkpoint: named by all that determines it."
     h = hashlib.sha256(store.key.encode())
-    for w in what: h.update(w.tobytes() if isinstance(w, np.ndarray) else json.dumps(w, sort_keys=True, default=str).encode())
+    for w in what:
+        h.update(w.tobytes() if isinstance(w, np.ndarray) else json.dumps(w, sort_keys=True,
+            default=str).encode())
     return features_root()/'fits'/f'{h.hexdigest()[:24]}.ckpt'
 
 # %% ../../nbs/photos/3_estimator.ipynb #b33e234e
@@ -247,7 +289,8 @@ def resume(method, store, labels, seed, path, progress):
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not usable(path): path.unlink()
     with warnings.catch_warnings():
-        if progress: warnings.filterwarnings('ignore', '.*cannot be learned')   # the counts have said so
+        if progress:
+            warnings.filterwarnings('ignore', '.*cannot be learned')   # the counts have said so
         return stoppable(method, store, labels, seed, path, progress)
 
 # %% ../../nbs/photos/3_estimator.ipynb #cc3e128a
@@ -255,39 +298,60 @@ def stoppable(method, store, labels, seed, path, progress):
     "Train with a checkpoint each epoch; Ctrl-C says that they are kept."
     try: return train(method, store, labels, seed, checkpoint=path, every=1, progress=progress)
     except KeyboardInterrupt as stop:
-        stop.add_note('trmml: stopped; finished epochs are kept, and the same call goes on from there'); raise
+        stop.add_note('trmml: stopped; finished epochs are kept, and the same call goes on from '
+                      'there')
+        raise
 
 # %% ../../nbs/photos/3_estimator.ipynb #2de4ef1c
 @patch
 def learn(self:TRMML, given, rows, clip):
     "A trained method, its log, and the features of all photos."
-    names, plan = [clean_name(str(c)) for c in given.classes], defaults(given.labels[rows], self.prompts, self.epochs, self.batch)
+    names = [clean_name(str(c)) for c in given.classes]
+    plan = defaults(given.labels[rows], self.prompts, self.epochs, self.batch)
     settings = dict(plan, seed=self.seed, **(self.settings or {}))
-    make = lambda: TextRegionMatching(clip, names, **settings); method = make()
-    store = extract(clip, Photos(given.paths), workers=self.n_workers(len(given.paths)), progress=self.progress).in_memory()
+    make = lambda: TextRegionMatching(clip, names, **settings)
+    method = make()
+    store = extract(clip, Photos(given.paths), workers=self.n_workers(len(given.paths)),
+                    progress=self.progress).in_memory()
     labels, mine = torch.from_numpy(given.labels[rows]), Rows(store, rows)
-    self.checkpoint_ = checkpoint_file(store, names, settings, given.labels, rows, trmml.__version__)
+    self.checkpoint_ = checkpoint_file(store, names, settings, given.labels, rows,
+                                       trmml.__version__)
     if self.progress and not self.checkpoint_.exists():
         steps = settings['epochs']*-(-len(rows)//settings['batch'])
-        self.say(f"training: {settings['epochs']} epochs of {-(-len(rows)//settings['batch'])} steps on {clip.device.type}, about {in_words(steps*seconds_a_step(make, mine, labels))}")
-    return method, resume(method, mine, labels, self.seed, self.checkpoint_, self.progress), store, settings
+        self.say(f"training: {settings['epochs']} epochs of {-(-len(rows)//settings['batch'])} "
+                 f"steps on {clip.device.type}, about "
+                 f"{in_words(steps*seconds_a_step(make, mine, labels))}")
+    return method, resume(method, mine, labels, self.seed, self.checkpoint_,
+                          self.progress), store, settings
 
 # %% ../../nbs/photos/3_estimator.ipynb #288c2a20
 @patch
 def finish(self:TRMML, matcher, given, p, Y, facts):
     "Calibrate, choose thresholds, measure; then the object is fitted."
     calibration = calibrate(p, Y) if len(p) else no_change(len(given.classes))
-    q = calibration(p); t, own = thresholds(q, Y)
-    if calibration == no_change(len(given.classes)): warnings.warn('too few labels are set aside to calibrate with: probabilities are the scores as they are, thresholds .5', stacklevel=3)
+    q = calibration(p)
+    t, own = thresholds(q, Y)
+    if calibration == no_change(len(given.classes)):
+        warnings.warn('too few labels are set aside to calibrate with: probabilities are the '
+                      'scores as they are, thresholds .5', stacklevel=3)
     measured = dict(photos=len(p), labels=int((Y != 0).sum())) if len(p) else {}
     if (Y == 1).any():
-        measured |= dict(mAP=mean_ap(q, Y), calibration_error=calibration_error(q, Y), error_before=calibration_error(p, Y))
-        measured |= {k: v for k, v in decision_metrics(q >= torch.from_numpy(t).float(), Y).items() if k in ('CF1', 'OF1')}
-    self.method_, self.classes_, self.calibration_, self.thresholds_ = matcher, list(given.classes), calibration, t
+        measured |= dict(mAP=mean_ap(q, Y), calibration_error=calibration_error(q, Y),
+                         error_before=calibration_error(p, Y))
+        measured |= {k: v for k, v in decision_metrics(q >= torch.from_numpy(t).float(), Y).items()
+                     if k in ('CF1', 'OF1')}
+    self.method_ = matcher
+    self.classes_ = list(given.classes)
+    self.calibration_ = calibration
+    self.thresholds_ = t
     self.metrics_, self.log_, self.zero_shot_ = measured, facts['log'], []
-    self.facts_ = dict(settings=facts['settings'], trained_on=facts['photos'], own_thresholds=int(own.sum()),
-                       positives=(given.labels == 1).sum(0).tolist(), negatives=(given.labels == -1).sum(0).tolist())
-    if 'mAP' in measured: self.say(f"held out: mAP {100*measured['mAP']:.1f}, calibration error {measured['calibration_error']:.3f} (before: {measured['error_before']:.3f})")
+    self.facts_ = dict(settings=facts['settings'], trained_on=facts['photos'],
+                       own_thresholds=int(own.sum()),
+                       positives=(given.labels == 1).sum(0).tolist(),
+                       negatives=(given.labels == -1).sum(0).tolist())
+    if 'mAP' in measured:
+        self.say(f"held out: mAP {100*measured['mAP']:.1f}, calibration error "
+                 f"{measured['calibration_error']:.3f} (before: {measured['error_before']:.3f})")
 
 # %% ../../nbs/photos/3_estimator.ipynb #cb4a5ff6
 def pair(
@@ -306,13 +370,20 @@ def fit(self:TRMML,
     valid=None,     # (photos, labels) or a data set to calibrate with; None: a share of these
 ):                  # self
     "Learn from photos and labels with blanks. Raises ValueError or FileNotFoundError for what cannot work, before the long part."
-    given = read_given(photos, labels, self.classes); check_teachable(given.labels, given.classes)
+    given = read_given(photos, labels, self.classes)
+    check_teachable(given.labels, given.classes)
     other = read_given(*pair(valid), given.classes) if valid is not None else None
-    self.say(feedback(given.labels, given.classes)); clip = self.load_backbone()
-    keep, held = set_aside(given.labels, self.held_out, self.seed) if other is None and len(given.labels) >= 20 else (np.arange(len(given.labels)), np.zeros(0, int))
+    self.say(feedback(given.labels, given.classes))
+    clip = self.load_backbone()
+    keep, held = set_aside(given.labels, self.held_out,
+                           self.seed) if other is None and len(given.labels) >= 20 else (
+                               np.arange(len(given.labels)), np.zeros(0, int))
     if len(held): self.say(f'{len(held)} photos are set aside to calibrate probabilities with')
-    method, log, store, settings = self.learn(given, keep, clip); matcher = at_rest(method)
-    p, Y = (scores_of(matcher, Rows(store, held)), given.labels[held]) if other is None and len(held) else (torch.zeros(0, len(given.classes)), np.zeros((0, len(given.classes)), np.int8))
+    method, log, store, settings = self.learn(given, keep, clip)
+    matcher = at_rest(method)
+    p, Y = (scores_of(matcher, Rows(store, held)),
+            given.labels[held]) if other is None and len(held) else (torch.zeros(0,
+                len(given.classes)), np.zeros((0, len(given.classes)), np.int8))
     if other is not None: p, Y = torch.from_numpy(self.raw(other.paths, matcher)), other.labels
     self.finish(matcher, given, p, Y, dict(log=log, settings=settings, photos=len(keep)))
     self.photos_ = str(photos) if isinstance(photos, (str, Path)) else None
@@ -328,17 +399,30 @@ def raw(self:TRMML,
     batch=None,             # photos a forward pass; None: 64, or 16 on a CPU
 ):                          # (N, C) float32 scores, not calibrated
     "Scores of photos, in one pass over them."
-    method = self.method_ if method is None else method; clip, out = method.clip, np.full((len(paths), len(method.classes)), np.nan, np.float32)
-    pictures, workers = Pictures(paths, clip.preprocess(), clip.image_size), self.n_workers(len(paths))
+    method = self.method_ if method is None else method
+    clip, out = method.clip, np.full((len(paths), len(method.classes)), np.nan, np.float32)
+    pictures = Pictures(paths, clip.preprocess(), clip.image_size)
+    workers = self.n_workers(len(paths))
     batch = (16 if clip.device.type == 'cpu' else 64) if batch is None else batch
-    loader = DataLoader(pictures, batch, num_workers=workers, prefetch_factor=4 if workers else None, pin_memory=clip.device.type == 'cuda')
-    bar, start = tqdm(total=len(paths), desc='predict', unit=' photos', disable=not self.progress), 0
+    loader = DataLoader(pictures, batch, num_workers=workers, prefetch_factor=4 if workers
+                        else None, pin_memory=clip.device.type == 'cuda')
+    bar = tqdm(total=len(paths), desc='predict', unit=' photos', disable=not self.progress)
+    start = 0
     for images, reasons in loader:
-        bad = [[start + i, r] for i, r in enumerate(reasons) if r]; good = [i for i, r in enumerate(reasons) if not r]
+        bad = [[start + i, r] for i, r in enumerate(reasons) if r]
+        good = [i for i, r in enumerate(reasons) if not r]
         if bad and not skip_unreadable:
-            raise unreadable_error(bad + find_unreadable(paths, [(start + len(images), len(paths))]), len(paths), 'Repair or drop them, or pass skip_unreadable=True: then their rows are blank.')
-        if good: out[start + np.array(good)] = method.scores(images[good].to(clip.device, clip.dtype, non_blocking=True)).float().cpu().numpy()
-        start += len(images); bar.update(len(images))
+            raise unreadable_error(bad + find_unreadable(paths,
+                                                         [(start + len(images), len(paths))]),
+                                                         len(paths),
+                                                         'Repair or drop them, or pass '
+                                                         'skip_unreadable=True: then their rows '
+                                                         'are blank.')
+        if good:
+            out[start + np.array(good)] = method.scores(images[good].to(clip.device, clip.dtype,
+                non_blocking=True)).float().cpu().numpy()
+        start += len(images)
+        bar.update(len(images))
     bar.close()
     return out
 
@@ -346,12 +430,15 @@ def raw(self:TRMML,
 @patch
 def check_fitted(self:TRMML):
     "Refuse what needs a trained model before there is one: raises ValueError."
-    if not hasattr(self, 'method_'): raise ValueError('this TRMML is not fitted: call fit(photos, labels), or TRMML.load(folder)')
+    if not hasattr(self, 'method_'):
+        raise ValueError(
+            'this TRMML is not fitted: call fit(photos, labels), or TRMML.load(folder)')
 
 @patch
 def framed(self:TRMML, names, values):
     "(N, C) values as a DataFrame, with names of photos and classes."
-    return pd.DataFrame(values, index=pd.Index([str(n) for n in names], name='image'), columns=self.classes_)
+    return pd.DataFrame(values, index=pd.Index([str(n) for n in names], name='image'),
+                        columns=self.classes_)
 
 # %% ../../nbs/photos/3_estimator.ipynb #3e07265f
 @patch
@@ -360,8 +447,10 @@ def predict(self:TRMML,
     skip_unreadable=False,  # True: blank rows for photos that cannot be read
 )->pd.DataFrame:            # index image (N), columns classes: probabilities in 0..1
     "Calibrated probabilities, each photo read once. Raises FileNotFoundError for photos that are not there, ValueError for those that cannot be read (all are named) and before `fit`."
-    self.check_fitted(); names, paths = list_photos(photos)
-    return self.framed(names, self.calibration_(self.raw(paths, skip_unreadable=skip_unreadable)).numpy())
+    self.check_fitted()
+    names, paths = list_photos(photos)
+    return self.framed(names, self.calibration_(self.raw(paths,
+                                                         skip_unreadable=skip_unreadable)).numpy())
 
 @patch
 def predict_labels(self:TRMML,
@@ -378,11 +467,15 @@ def evaluate(self:TRMML,
     photos, labels=None,    # as for `fit`
 )->dict:                    # mAP, AP of each class, CF1, OF1, ... in 0..1, calibration_error, photos, labels
     "All metrics on labelled photos; blanks are left out, decisions by the thresholds of the classes. Raises ValueError if no label says 1."
-    self.check_fitted(); given = read_given(photos, labels, self.classes_)
-    if not (given.labels == 1).any(): raise ValueError('no label says 1: there is nothing to measure by')
-    p = self.calibration_(self.raw(given.paths)); decided = decision_metrics(p >= torch.from_numpy(self.thresholds_).float(), given.labels)
+    self.check_fitted()
+    given = read_given(photos, labels, self.classes_)
+    if not (given.labels == 1).any():
+        raise ValueError('no label says 1: there is nothing to measure by')
+    p = self.calibration_(self.raw(given.paths))
+    decided = decision_metrics(p >= torch.from_numpy(self.thresholds_).float(), given.labels)
     out = all_metrics(p, given.labels, self.classes_)
-    return dict(mAP=out['mAP'], AP=out['AP'], **decided, calibration_error=calibration_error(p, given.labels), photos=len(given.paths), labels=int((given.labels != 0).sum()))
+    return dict(mAP=out['mAP'], AP=out['AP'], **decided, calibration_error=calibration_error(p,
+        given.labels), photos=len(given.paths), labels=int((given.labels != 0).sum()))
 
 # %% ../../nbs/photos/3_estimator.ipynb #2a166d85
 @patch
@@ -397,10 +490,12 @@ def score(self:TRMML,
 @torch.inference_mode()
 def look(self:TRMML, path):
     "(C,) probabilities and (C, h, w) regions of one photo."
-    clip = self.method_.clip; image, reason = Pictures([path], clip.preprocess(), clip.image_size)[0]
+    clip = self.method_.clip
+    image, reason = Pictures([path], clip.preprocess(), clip.image_size)[0]
     if reason: raise ValueError(reason)
     f = clip.features(image[None].to(clip.device, clip.dtype))
-    return self.calibration_(self.method_.scores(f).float().cpu())[0].numpy(), self.method_.regions(f)[0].float().cpu().numpy()
+    return self.calibration_(self.method_.scores(f).float().cpu())[0].numpy(), self.method_.regions(
+        f)[0].float().cpu().numpy()
 
 # %% ../../nbs/photos/3_estimator.ipynb #30f177fc
 @patch
@@ -408,7 +503,8 @@ def regions(self:TRMML,
     photo,   # path of one photo
 )->dict:     # class name -> (h, w) float32, how much each place counts for the class, in 0..1
     "The region of every class in a photo (Eq. 2). Raises ValueError for more than one photo, or one that cannot be read."
-    self.check_fitted(); _, (path, *more) = list_photos(photo)
+    self.check_fitted()
+    _, (path, *more) = list_photos(photo)
     if more: raise ValueError(f'regions: {1 + len(more)} photos; give one')
     return dict(zip(self.classes_, self.look(path)[1]))
 
@@ -421,30 +517,43 @@ def explain(self:TRMML,
     width=6.,      # inches
 ):                 # matplotlib figure
     "The picture of Figure 4: each photo, and its regions for some classes with their probabilities; a tick where the threshold is reached. Raises ValueError for classes the model does not have, for more than 12 photos, and for `k` below 1."
-    from trmml.report.companion import Guess, picture; from trmml.viz import region_figure   # matplotlib: only now
-    self.check_fitted(); names, paths = list_photos(photos); classes = [classes] if isinstance(classes, str) else classes
-    whole('k', k, 1); within('width', width, 1, 100, 'inches, from 1 to 100')
-    if len(paths) > 12: raise ValueError(f'explain: {len(paths)} photos make no picture; give up to 12')
+    from trmml.report.companion import Guess, picture
+    from trmml.viz import region_figure  # matplotlib: only now
+    self.check_fitted()
+    names, paths = list_photos(photos)
+    classes = [classes] if isinstance(classes, str) else classes
+    whole('k', k, 1)
+    within('width', width, 1, 100, 'inches, from 1 to 100')
+    if len(paths) > 12:
+        raise ValueError(f'explain: {len(paths)} photos make no picture; give up to 12')
     unknown = [c for c in classes or () if c not in self.classes_]
-    if unknown: raise ValueError(f'explain: the model has no class {unknown[0]!r}; it has {", ".join(self.classes_[:12])}')
+    if unknown:
+        raise ValueError(f'explain: the model has no class {unknown[0]!r}; it has '
+                         f'{", ".join(self.classes_[:12])}')
     rows = []
     for path in paths:
-        p, R = self.look(path); chosen = [self.classes_.index(c) for c in classes] if classes else np.argsort(-p)[:k]
-        rows.append([Guess(str(self.classes_[c]), float(p[c]), R[c], 1 if p[c] >= self.thresholds_[c] else -1) for c in chosen])
+        p, R = self.look(path)
+        chosen = [self.classes_.index(c) for c in classes] if classes else np.argsort(-p)[:k]
+        rows.append([Guess(str(self.classes_[c]), float(p[c]), R[c],
+                           1 if p[c] >= self.thresholds_[c] else -1) for c in chosen])
     return region_figure([picture(p) for p in paths], {'TRM-ML': rows}, width=width)
 
 # %% ../../nbs/photos/3_estimator.ipynb #d63b5a40
 class Filled(NamedTuple):
     "A completed table."
     labels: pd.DataFrame       # index image, columns classes: 1, 0, or blank (pandas' NA)
-    confidence: pd.DataFrame   # probability that a filled cell is right, nan where nothing was filled
+    # probability that a filled cell is right, nan where nothing was filled
+    confidence: pd.DataFrame
 
     def to_csv(self, path):
         "Write the table to `path`, confidences beside it; each there whole or not at all. Raises ValueError for a folder, FileNotFoundError if there is none to write to."
-        path = Path(path); beside = path.with_name(f'{path.stem}.confidence{path.suffix}')
+        path = Path(path)
+        beside = path.with_name(f'{path.stem}.confidence{path.suffix}')
         if path.is_dir(): raise ValueError(f'{path}: is a folder; add the name of a file')
-        if not path.parent.is_dir(): raise FileNotFoundError(f'{path}: its folder is not there; make it first')
-        for p, t in (beside, self.confidence.round(4)), (path, self.labels): write_whole(p, t.to_csv())
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f'{path}: its folder is not there; make it first')
+        for p, t in (beside, self.confidence.round(4)), (path, self.labels):
+            write_whole(p, t.to_csv())
         return path
 
 # %% ../../nbs/photos/3_estimator.ipynb #4579b845
@@ -457,10 +566,14 @@ def decide(
     "Answers for the blanks."
     sure, blank = np.maximum(p, 1 - p), (labels == 0) & ~np.isnan(p)
     if coverage is not None:
-        order = np.flatnonzero(blank)[np.argsort(-sure[blank], kind='stable')][:round(coverage*int(blank.sum()))]
-        take = np.zeros(blank.size, bool); take[order] = True; take = take.reshape(blank.shape)
+        order = np.flatnonzero(blank)[np.argsort(-sure[blank],
+                                                 kind='stable')][:round(coverage*int(blank.sum()))]
+        take = np.zeros(blank.size, bool)
+        take[order] = True
+        take = take.reshape(blank.shape)
     else: take = blank & (sure >= confidence)
-    return np.where(take, np.where(p >= .5, 1, -1), labels).astype(np.int8), np.where(take, sure, np.nan)
+    return np.where(take, np.where(p >= .5, 1, -1), labels).astype(np.int8), np.where(take, sure,
+        np.nan)
 
 # %% ../../nbs/photos/3_estimator.ipynb #3eae1345
 @patch
@@ -478,7 +591,8 @@ def complete(self:TRMML,
     given = read_given(photos, labels, self.classes_)
     p = self.calibration_(self.raw(given.paths, skip_unreadable=True)).numpy()
     Y, sure = decide(p, given.labels, confidence, coverage)
-    return Filled(self.framed(given.names, (Y == 1).astype(int)).astype('Int8').mask(Y == 0), self.framed(given.names, sure))
+    return Filled(self.framed(given.names, (Y == 1).astype(int)).astype('Int8').mask(Y == 0),
+                  self.framed(given.names, sure))
 
 # %% ../../nbs/photos/3_estimator.ipynb #b9081237
 @patch
@@ -487,20 +601,35 @@ def add_classes(self:TRMML,
     names,       # new class names
 )->TRMML:        # another TRMML with more columns; this one stays as it is
     "Recognise names that were never trained, zero-shot, and warn that it is only that. Raises ValueError for names that are classes already, or if `prompts` was not 'shared' at fit; needs the text tower."
-    self.check_fitted(); names = list(names) if hasattr(names, '__iter__') and not isinstance(names, str) else [names]
-    odd, again = [n for n in names if not (isinstance(n, str) and n.strip())], [n for n in names if n in self.classes_]
-    if odd or not names: raise ValueError(f'add_classes: {odd[0]!r} is no name of a class' if odd else 'add_classes: no name is given')
+    self.check_fitted()
+    names = list(names) if hasattr(names, '__iter__') and not isinstance(names, str) else [names]
+    odd = [n for n in names if not (isinstance(n, str) and n.strip())]
+    again = [n for n in names if n in self.classes_]
+    if odd or not names:
+        raise ValueError(f'add_classes: {odd[0]!r} is no name of a class' if odd
+                         else 'add_classes: no name is given')
     if again: raise ValueError(f'add_classes: {again[0]!r} is a class already')
     m = self.method_
-    if m.ctx.shape[1] > 1: raise ValueError("add_classes: this model has context vectors of its own for each class, which say nothing of others; fit with prompts='shared'")
-    words = [clean_name(n) for n in names]; clip = self.load_backbone()
-    learner = getattr(clip, 'prompt_learner', lambda *a: backbones.PromptLearner(clip, *a))(words, m.ctx.shape[2], False)
-    learner.ctx.copy_(m.ctx); G = learner(clip)
-    state = m.state_dict() | dict(G=torch.cat([m.G, G.to(m.G)], 1), queries=torch.cat([m.queries, first_queries(clip, words, 'aligned').to(m.queries)]))
-    out = copy.copy(self); out.method_, out.classes_ = Matcher(m.clip, m.classes + words, state), self.classes_ + names
-    out.zero_shot_ = self.zero_shot_ + names; out.thresholds_ = np.append(self.thresholds_, [.5]*len(names))
-    out.calibration_ = self.calibration_._replace(delta=list(self.calibration_.delta) + [0.]*len(names))
-    warnings.warn(f'{", ".join(names)}: never trained; what is said of {"it" if len(names) == 1 else "them"} is zero-shot only', stacklevel=2)
+    if m.ctx.shape[1] > 1:
+        raise ValueError("add_classes: this model has context vectors of its own for each class, "
+                         "which say nothing of others; fit with prompts='shared'")
+    words = [clean_name(n) for n in names]
+    clip = self.load_backbone()
+    learner = getattr(clip, 'prompt_learner', lambda *a: backbones.PromptLearner(clip, *a))(words,
+        m.ctx.shape[2], False)
+    learner.ctx.copy_(m.ctx)
+    G = learner(clip)
+    state = m.state_dict() | dict(G=torch.cat([m.G, G.to(m.G)], 1),
+                                  queries=torch.cat([m.queries, first_queries(clip, words,
+                                      'aligned').to(m.queries)]))
+    out = copy.copy(self)
+    out.method_, out.classes_ = Matcher(m.clip, m.classes + words, state), self.classes_ + names
+    out.zero_shot_ = self.zero_shot_ + names
+    out.thresholds_ = np.append(self.thresholds_, [.5]*len(names))
+    out.calibration_ = self.calibration_._replace(delta=list(self.calibration_.delta) + [0.]
+                                                  *len(names))
+    warnings.warn(f'{", ".join(names)}: never trained; what is said of '
+                  f'{"it" if len(names) == 1 else "them"} is zero-shot only', stacklevel=2)
     return out
 
 # %% ../../nbs/photos/3_estimator.ipynb #39822a9b
@@ -515,13 +644,16 @@ def description(self:TRMML, weights_file, sha):
     "What `model.json` says; it holds no path."
     clip, tag = self.method_.clip, None if self.weights is None else 'file'
     if tag and backbones.known_tag(self.backbone, self.weights): tag = str(self.weights)
-    return dict(format=FORMAT, weights=weights_file, sha256=sha, classes=[str(c) for c in self.classes_], prompts=self.method_.classes,
+    return dict(format=FORMAT, weights=weights_file, sha256=sha,
+                classes=[str(c) for c in self.classes_], prompts=self.method_.classes,
                 backbone=dict(name=self.backbone, weights=tag, image_size=clip.image_size, d=clip.d,
                               sha256=backbones.visual_hash(clip)),
-                calibration=self.calibration_._asdict(), thresholds=[float(t) for t in self.thresholds_], zero_shot=self.zero_shot_,
+                calibration=self.calibration_._asdict(),
+                thresholds=[float(t) for t in self.thresholds_], zero_shot=self.zero_shot_,
                 metrics=self.metrics_, facts=self.facts_,
                 settings={k: getattr(self, k) for k in KEPT},
-                versions=dict(trmml=trmml.__version__, torch=torch.__version__, python=platform.python_version()))
+                versions=dict(trmml=trmml.__version__, torch=torch.__version__,
+                              python=platform.python_version()))
 
 # %% ../../nbs/photos/3_estimator.ipynb #f919cdb8
 def card(
@@ -532,13 +664,27 @@ def card(
     w = b['weights']
     source = 'random weights' if w is None else 'weights from a file' if w == 'file' else w
     if b['name'] == 'doodle-clip' and w in ('openai', 'doodles'): source = 'its own weights'
-    counts = zip(said['classes'], said['facts']['positives'] + [0]*len(z), said['facts']['negatives'] + [0]*len(z), said['thresholds'])
-    rows = [f'| {c} | {p} | {n} | {t:.2f} |{" zero-shot only, never trained" if c in z else ""} |' for c, p, n, t in counts]
-    measured = f"On {m['photos']} photos set aside ({m['labels']} known labels): mAP {100*m['mAP']:.1f} %, CF1 {100*m['CF1']:.1f} %, calibration error {m['calibration_error']:.3f}. Thresholds were chosen on the same photos, so F1 is a little flattered." if 'mAP' in m else 'Nothing was set aside to measure by.'
-    return '\n'.join(['# A TRM-ML photo classifier', '', f"Text-region matching on a frozen {b['name']} ({source}, {b['image_size']} pixels, image tower sha256 {b['sha256'][:12]}), trained on {said['facts']['trained_on']} photos with trmml {said['versions']['trmml']}.", '',
-                      '## Measured', '', measured, '', '## Classes', '', '| class | known positives | known negatives | threshold | |', '|---|---|---|---|---|', *rows, '',
-                      '## Use', '', '```python', 'from trmml import TRMML', "TRMML.load('this folder').predict('a folder of photos')", '```', '',
-                      'Probabilities are calibrated for photos like those that were labelled; a class that people label only when they notice it is judged by that habit.', ''])
+    counts = zip(said['classes'], said['facts']['positives'] + [0]*len(z),
+                 said['facts']['negatives'] + [0]*len(z), said['thresholds'])
+    rows = [f'| {c} | {p} | {n} | {t:.2f} |{" zero-shot only, never trained" if c in z else ""} |'
+            for c, p, n, t in counts]
+    measured = (f"On {m['photos']} photos set aside ({m['labels']} known labels): mAP "
+                f"{100*m['mAP']:.1f} %, CF1 {100*m['CF1']:.1f} %, calibration error "
+                f"{m['calibration_error']:.3f}. Thresholds were chosen on the same photos, so F1 "
+                f"is a little flattered." if 'mAP' in m else 'Nothing was set aside to measure by.')
+    return '\n'.join(['# A TRM-ML photo classifier', '',
+                      f"Text-region matching on a frozen {b['name']} ({source}, {b['image_size']} "
+                      f"pixels, image tower sha256 {b['sha256'][:12]}), trained on "
+                      f"{said['facts']['trained_on']} photos with trmml "
+                      f"{said['versions']['trmml']}.", '',
+                      '## Measured', '', measured, '', '## Classes', '',
+                      '| class | known positives | known negatives | threshold | |',
+                      '|---|---|---|---|---|', *rows, '',
+                      '## Use', '', '```python', 'from trmml import TRMML',
+                      "TRMML.load('this folder').predict('a folder of photos')", '```', '',
+                      'Probabilities are calibrated for photos like those that were labelled; a '
+                      'class that people label only when they notice it is judged by that habit.',
+                      ''])
 
 # %% ../../nbs/photos/3_estimator.ipynb #f81173d7
 def check_free(
@@ -547,7 +693,9 @@ def check_free(
     "Refuse a folder that holds something else than a model: raises ValueError."
     if not str(folder).strip(): raise ValueError('the name of the folder for the model is empty')
     folder = Path(folder).expanduser()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder/'model.json').exists() and not any(folder.glob('*.part'))):
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())
+                            and not (folder/'model.json').exists()
+                            and not any(folder.glob('*.part'))):
         raise ValueError(f'{folder}: is there and is no model of trmml; choose another folder')
     return folder
 
@@ -555,9 +703,14 @@ def check_free(
 @patch
 def write(self:TRMML, folder):
     "The three files, model.json last; returns the name of the tensors' file."
-    part = folder/'weights.part'; save_file({k: v.contiguous().cpu() for k, v in self.method_.state_dict().items()}, part)
-    sha = file_hash(part); name = f'weights-{sha[:12]}.safetensors'; os.replace(part, folder/name); said = self.description(name, sha)
-    write_whole(folder/'README.md', card(said)); write_whole(folder/'model.json', json.dumps(said, indent=1))
+    part = folder/'weights.part'
+    save_file({k: v.contiguous().cpu() for k, v in self.method_.state_dict().items()}, part)
+    sha = file_hash(part)
+    name = f'weights-{sha[:12]}.safetensors'
+    os.replace(part, folder/name)
+    said = self.description(name, sha)
+    write_whole(folder/'README.md', card(said))
+    write_whole(folder/'model.json', json.dumps(said, indent=1))
     return name
 
 # %% ../../nbs/photos/3_estimator.ipynb #e644865e
@@ -566,11 +719,16 @@ def save(self:TRMML,
     folder,      # new, empty, or that of an earlier model, which is replaced
 )->Path:         # of the folder
     "Write model.json, tensors and a model card; the folder holds the old model or the new one at every moment. Raises ValueError for a folder of something else, OSError if it cannot be written."
-    self.check_fitted(); folder = check_free(folder); folder.mkdir(parents=True, exist_ok=True)
+    self.check_fitted()
+    folder = check_free(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     try: name = self.write(folder)
     except Exception as error:
         for p in folder.glob('*.part'): p.unlink(missing_ok=True)
-        raise OSError(getattr(error, 'errno', None) or 5, f'the model could not be written ({getattr(error, "strerror", None) or error}); what was there before is as it was: make room or choose another folder', str(folder)) from error
+        raise OSError(getattr(error, 'errno', None) or 5,
+                      f'the model could not be written '
+                      f'({getattr(error, "strerror", None) or error}); what was there before is as '
+                      f'it was: make room or choose another folder', str(folder)) from error
     for old in folder.glob('weights-*.safetensors'): old.unlink() if old.name != name else None
     if getattr(self, 'checkpoint_', None): self.checkpoint_.unlink(missing_ok=True)
     return folder
@@ -584,8 +742,12 @@ def agrees(
 )->bool:
     "Whether it says what a model needs: names, thresholds and offsets for each class, a backbone, settings that there are."
     try:
-        C, each = len(said['classes']), (said['prompts'], said['thresholds'], said['calibration']['delta'])
-        return all(len(e) == C for e in each) and {'a', 'b', 'delta'} == set(said['calibration']) and all(isinstance(t, numbers.Real) for t in said['thresholds']) \
+        C = len(said['classes'])
+        each = (said['prompts'], said['thresholds'], said['calibration']['delta'])
+        return all(len(e) == C for e in each) and {'a', 'b',
+                                                   'delta'} == set(said['calibration']) and all(
+                                                       isinstance(t, numbers.Real)
+                                                       for t in said['thresholds']) \
             and {'name', 'weights', 'image_size', 'sha256'} <= set(said['backbone']) \
             and set(said['settings']) <= set(KEPT) \
             and {'zero_shot', 'metrics', 'facts', 'versions'} <= set(said)
@@ -596,12 +758,25 @@ def read_json(
     folder, # Path
 )->dict:    # what model.json says
     "model.json, or a `ModelError` that says what is wrong with it."
-    if not folder.is_dir(): raise ModelError(f'{folder}: {"is a file, no" if folder.is_file() else "no such"} folder; give the one that save() wrote')
-    if not (folder/'model.json').is_file(): raise ModelError(f'{folder}: holds no model.json; it is no model of trmml, or was copied by half: copy the whole folder again')
-    try: said = json.loads((folder/'model.json').read_text(encoding='utf-8')); dict.get(said, 'format')
-    except (ValueError, TypeError) as error: raise ModelError(f'{folder}/model.json: cannot be read ({type(error).__name__}); copy the folder again') from error
-    if said.get('format') != FORMAT: raise ModelError(f'{folder}: format {said.get("format")!r}, this trmml ({trmml.__version__}) reads {FORMAT}; use the version it was saved with ({(said.get("versions") or {}).get("trmml")})')
-    if not agrees(said) or not isinstance(said.get('weights'), str): raise ModelError(f'{folder}/model.json: does not say what a model needs, for each of its classes; copy the folder again')
+    if not folder.is_dir():
+        raise ModelError(f'{folder}: {"is a file, no" if folder.is_file() else "no such"} folder; '
+                         f'give the one that save() wrote')
+    if not (folder/'model.json').is_file():
+        raise ModelError(f'{folder}: holds no model.json; it is no model of trmml, or was copied '
+                         f'by half: copy the whole folder again')
+    try:
+        said = json.loads((folder/'model.json').read_text(encoding='utf-8'))
+        dict.get(said, 'format')
+    except (ValueError, TypeError) as error:
+        raise ModelError(f'{folder}/model.json: cannot be read ({type(error).__name__}); copy the '
+                         f'folder again') from error
+    if said.get('format') != FORMAT:
+        raise ModelError(f'{folder}: format {said.get("format")!r}, this trmml '
+                         f'({trmml.__version__}) reads {FORMAT}; use the version it was saved with '
+                         f'({(said.get("versions") or {}).get("trmml")})')
+    if not agrees(said) or not isinstance(said.get('weights'), str):
+        raise ModelError(f'{folder}/model.json: does not say what a model needs, for each of its '
+                         f'classes; copy the folder again')
     return said
 
 # %% ../../nbs/photos/3_estimator.ipynb #65f97b61
@@ -609,11 +784,18 @@ def read_model(
     folder,      # Path
 )->tuple:        # what model.json says, tensors by name
     "The files of a saved model, or a `ModelError` that says what is wrong with them."
-    said = read_json(folder); file = folder/Path(said['weights']).name
-    if not file.is_file(): raise ModelError(f'{folder}: {file.name} is missing; the folder was copied by half: copy it again')
-    if file_hash(file) != said.get('sha256'): raise ModelError(f'{file}: is not the file that was saved (its sha256 differs); copy the folder again, and do not use one you do not trust')
+    said = read_json(folder)
+    file = folder/Path(said['weights']).name
+    if not file.is_file():
+        raise ModelError(f'{folder}: {file.name} is missing; the folder was copied by half: copy '
+                         f'it again')
+    if file_hash(file) != said.get('sha256'):
+        raise ModelError(f'{file}: is not the file that was saved (its sha256 differs); copy the '
+                         f'folder again, and do not use one you do not trust')
     state = load_file(file)
-    if state['G'].shape[1] != len(said['classes']): raise ModelError(f'{folder}: model.json names {len(said["classes"])} classes, the tensors are of {state["G"].shape[1]}; copy the folder again')
+    if state['G'].shape[1] != len(said['classes']):
+        raise ModelError(f'{folder}: model.json names {len(said["classes"])} classes, the tensors '
+                         f'are of {state["G"].shape[1]}; copy the folder again')
     return said, state
 
 # %% ../../nbs/photos/3_estimator.ipynb #0c635e03
@@ -630,7 +812,8 @@ def check_backbone(
                          'architecture, no address, no folder: pass weights= for other weights') from error
     if weights is None and not (tag is None or backbones.known_tag(name, tag)):
         raise ModelError(f'{file}: backbone.weights is {str(tag)[:300]!r}, no tag of {name}; no '
-                         'file is opened because a model names it: pass weights= with that of its training')
+                         'file is opened because a model names it: pass weights= with that of its '
+                         'training')
     if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= LARGEST_IMAGE:
         raise ModelError(f'{file}: backbone.image_size is {str(size)[:80]}, no whole number '
                          f'of pixels from 1 to {LARGEST_IMAGE}; copy the folder again')
@@ -648,15 +831,27 @@ def load(cls:TRMML,
     Raises ModelError for a damaged folder, for a backbone that is not that of the training, and for
     one that only `weights` can name; ValueError for a device that is not there; ConnectionError for
     a tag whose weights cannot be fetched."""
-    folder = Path(folder).expanduser(); device_of(device); said, state = read_model(folder); b = said['backbone']
+    folder = Path(folder).expanduser()
+    device_of(device)
+    said, state = read_model(folder)
+    b = said['backbone']
     check_backbone(folder/'model.json', b, weights)
     try:
-        out = cls(backbone=b['name'], weights=b['weights'] if weights is None else str(weights), image_size=b['image_size'], device=device, progress=progress, **said['settings'])
+        out = cls(backbone=b['name'], weights=b['weights'] if weights is None else str(weights),
+                  image_size=b['image_size'], device=device, progress=progress, **said['settings'])
         clip = out.load_backbone(text=False)
-    except ValueError as error: raise ModelError(f'{folder}: the backbone of its training cannot be loaded ({error}); pass weights= with a tag or file that there is') from error
+    except ValueError as error:
+        raise ModelError(f'{folder}: the backbone of its training cannot be loaded ({error}); pass '
+                         f'weights= with a tag or file that there is') from error
     if backbones.visual_hash(clip) != b['sha256']:
-        raise ModelError(f'{folder}: was trained on {b["name"]} with other weights than {out.weights!r} (sha256 {b["sha256"][:12]}, these have {backbones.visual_hash(clip)[:12]}); pass weights= with those of the training')
-    out.method_, out.classes_, out.zero_shot_ = Matcher(clip, said['prompts'], state), said['classes'], said['zero_shot']
-    out.calibration_, out.thresholds_ = Calibration(**said['calibration']), np.array(said['thresholds'])
+        raise ModelError(f'{folder}: was trained on {b["name"]} with other weights than '
+                         f'{out.weights!r} (sha256 {b["sha256"][:12]}, these have '
+                         f'{backbones.visual_hash(clip)[:12]}); pass weights= with those of the '
+                         f'training')
+    out.method_ = Matcher(clip, said['prompts'], state)
+    out.classes_ = said['classes']
+    out.zero_shot_ = said['zero_shot']
+    out.calibration_ = Calibration(**said['calibration'])
+    out.thresholds_ = np.array(said['thresholds'])
     out.metrics_, out.facts_, out.log_ = said['metrics'], said['facts'], []
     return out

@@ -31,36 +31,52 @@ def in_folder(
     names = sorted(e.name for e in entries if e.name.lower().endswith(IMAGES) and e.is_file())
     if names: return names
     inside = sorted(e.name for e in entries if e.is_dir())
-    if inside: raise ValueError(f'{folder}: holds folders ({", ".join(inside[:3])}{", ..." if len(inside) > 3 else ""}) and no picture itself; give one of them, or a list of paths')
-    raise ValueError(f'{folder}: holds no picture ({", ".join(IMAGES)}); give the folder they lie in')
+    if inside:
+        raise ValueError(f'{folder}: holds folders '
+                         f'({", ".join(inside[:3])}{", ..." if len(inside) > 3 else ""}) and no '
+                         f'picture itself; give one of them, or a list of paths')
+    raise ValueError(f'{folder}: holds no picture ({", ".join(IMAGES)}); give the folder they lie '
+                     f'in')
 
 # %% ../../nbs/photos/1_given.ipynb #921284c5
 def paths_in(
     photos,   # what should be a list of paths
 )->list:      # of str
     "The items of a list as paths. Raises ValueError that names the first that is none."
-    if photos is None: raise ValueError('photos: none are given; give a folder, paths of pictures, or a data set')
-    if isinstance(photos, (dict, pd.DataFrame)): raise ValueError(f'photos: a {type(photos).__name__} is no list of paths; give its column of paths, or the folder they lie in (labels come second)')
+    if photos is None:
+        raise ValueError('photos: none are given; give a folder, paths of pictures, or a data set')
+    if isinstance(photos, (dict, pd.DataFrame)):
+        raise ValueError(f'photos: a {type(photos).__name__} is no list of paths; give its column '
+                         f'of paths, or the folder they lie in (labels come second)')
     try: items = list(photos)
-    except TypeError: raise ValueError(f'photos: a {type(photos).__name__} is no list of paths; give a folder, paths of pictures, or a data set') from None
+    except TypeError:
+        raise ValueError(f'photos: a {type(photos).__name__} is no list of paths; give a folder, '
+                         f'paths of pictures, or a data set') from None
     if not items: raise ValueError('photos: the list is empty; give at least one path')
     odd = [k for k, p in enumerate(items) if not isinstance(p, (str, os.PathLike))]
-    if odd: raise ValueError(f'photos: item {odd[0]} is a {type(items[odd[0]]).__name__}, no path; photos are read from files: give their paths')
+    if odd:
+        raise ValueError(f'photos: item {odd[0]} is a {type(items[odd[0]]).__name__}, no path; '
+                         f'photos are read from files: give their paths')
     return [os.fspath(p) for p in items]
 
 # %% ../../nbs/photos/1_given.ipynb #46ed525e
 def of_list(photos):
     "Names and paths of a list. Raises FileNotFoundError for photos that are not there, with their number and the first."
-    names = paths_in(photos); paths = [os.path.abspath(os.path.expanduser(n)) for n in names]
+    names = paths_in(photos)
+    paths = [os.path.abspath(os.path.expanduser(n)) for n in names]
     gone = [(n, p) for n, p in zip(names, paths) if not os.path.isfile(p)]
-    if gone: raise FileNotFoundError(f'{len(gone)} of {len(names)} photos are not there (first: {gone[0][0]}{", which is a folder" if os.path.isdir(gone[0][1]) else ""}); mend the paths or drop them from the list')
+    if gone:
+        raise FileNotFoundError(f'{len(gone)} of {len(names)} photos are not there (first: '
+                                f'{gone[0][0]}{", which is a folder" if os.path.isdir(gone[0][1]) else ""}); mend the paths or drop them from the list')
     return names, paths
 
 def beside(table, folder, source):
     "Paths of the photos that a table names, below a folder; the message speaks as this room does."
     try: return tables._paths(table, folder, source)
     except FileNotFoundError as error:
-        raise FileNotFoundError(str(error).replace('or name the folder they are in (images= of load)', 'or give the folder they are in as photos')) from None
+        raise FileNotFoundError(str(error).replace('or name the folder they are in (images= of '
+                                                   'load)',
+                                                   'or give the folder they are in as photos')) from None
 
 # %% ../../nbs/photos/1_given.ipynb #7db2f5d7
 def list_photos(
@@ -69,13 +85,19 @@ def list_photos(
     "Photos by name and path; all are there. Raises FileNotFoundError for photos that are not there, ValueError for what holds none."
     if hasattr(photos, 'paths'): return list(photos.paths), list(photos.paths)
     if not isinstance(photos, (str, Path)): return of_list(photos)
-    if not str(photos).strip(): raise ValueError('photos: the name is empty; give a folder, paths of pictures, or a data set')
+    if not str(photos).strip():
+        raise ValueError('photos: the name is empty; give a folder, paths of pictures, or a data '
+                         'set')
     path = Path(photos).expanduser()
-    if path.is_dir(): names = in_folder(path); return names, [os.path.abspath(path/n) for n in names]
+    if path.is_dir():
+        names = in_folder(path)
+        return names, [os.path.abspath(path/n) for n in names]
     if path.suffix.lower() in TABLES and path.is_file():
-        table = parse_table(path); return table['names'], beside(table, path.parent, path)
+        table = parse_table(path)
+        return table['names'], beside(table, path.parent, path)
     if path.is_file(): return [str(photos)], [os.path.abspath(path)]
-    raise FileNotFoundError(f'{photos}: no such folder or picture; give a folder, a list of paths, or a table with a column of them')
+    raise FileNotFoundError(f'{photos}: no such folder or picture; give a folder, a list of paths, '
+                            f'or a table with a column of them')
 
 # %% ../../nbs/photos/1_given.ipynb #d3493f1d
 class Table(NamedTuple):
@@ -94,7 +116,9 @@ def choose(
     "The columns that are classes."
     if classes is None: return list(columns)
     gone = [c for c in classes if c not in columns]
-    if gone: raise ValueError(f'{source} has no column {gone[0]!r}' + (f' (nor {len(gone) - 1} others)' if len(gone) > 1 else '') + f'; it has {", ".join(map(str, list(columns)[:12]))}')
+    if gone:
+        raise ValueError(f'{source} has no column {gone[0]!r}' + (f' (nor {len(gone) - 1} others)'
+            if len(gone) > 1 else '') + f'; it has {", ".join(map(str, list(columns)[:12]))}')
     return list(classes)
 
 # %% ../../nbs/photos/1_given.ipynb #5ee19cb6
@@ -105,14 +129,22 @@ def blank_or_text(v):
 def from_file(path, classes):
     "A CSV or parquet file."
     path = Path(path).expanduser()
-    if path.is_dir(): raise ValueError(f'labels: {path} is a folder; give a CSV with a column for the photo and one for each class (photos and labels may be swapped)')
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such table; it should have a column for the photo and one for each class')
-    if path.suffix.lower() not in TABLES: raise ValueError(f'labels: {path.name} is no table; give one that ends in {", ".join(TABLES)} (photos and labels may be swapped)')
+    if path.is_dir():
+        raise ValueError(f'labels: {path} is a folder; give a CSV with a column for the photo and '
+                         f'one for each class (photos and labels may be swapped)')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such table; it should have a column for the photo and '
+                                f'one for each class')
+    if path.suffix.lower() not in TABLES:
+        raise ValueError(f'labels: {path.name} is no table; give one that ends in '
+                         f'{", ".join(TABLES)} (photos and labels may be swapped)')
     if classes is None:
         t = parse_table(path)
         return Table(t['names'], t['classes'], t['labels'], t['rows'], str(path))
-    header, cells, rows = tables._cells(path); tables._check_header(header, path)
-    wanted = choose(header[1:], classes, path); at = [header.index(c) for c in wanted]
+    header, cells, rows = tables._cells(path)
+    tables._check_header(header, path)
+    wanted = choose(header[1:], classes, path)
+    at = [header.index(c) for c in wanted]
     Y = convert_cells([[str(r[k]) for k in at] for r in cells], wanted, rows, path)
     return Table([str(r[0]).strip() for r in cells], wanted, Y, rows, str(path))
 
@@ -122,9 +154,12 @@ def names_of(
 )->tuple:     # names of photos or None, the columns that are left
     "Photos in the index, in a first column of text, or by order. Raises ValueError for a photo without a name."
     texts = [isinstance(v, (str, Path)) for v in df.index]
-    if any(texts) and not all(texts): raise ValueError(f'the table of labels, row {texts.index(False)}: {df.index[texts.index(False)]!r} is no name of a photo; write its path')
+    if any(texts) and not all(texts):
+        raise ValueError(f'the table of labels, row {texts.index(False)}: '
+                         f'{df.index[texts.index(False)]!r} is no name of a photo; write its path')
     if len(df) and all(texts): return [str(v) for v in df.index], df
-    if df.shape[1] and len(df) and all(isinstance(v, (str, Path)) and v.strip().lower() not in CODE for v in df.iloc[:, 0]):
+    if df.shape[1] and len(df) and all(isinstance(v, (str, Path)) and v.strip().lower() not in CODE
+                                       for v in df.iloc[:, 0]):
         return [str(v) for v in df.iloc[:, 0]], df.iloc[:, 1:]
     return None, df
 
@@ -132,24 +167,42 @@ def names_of(
 def from_frame(df, classes):
     "A DataFrame as a `Table`."
     if not len(df): raise ValueError('the table of labels has no rows; add one for each photo')
-    names, df = names_of(df); columns = [str(c) for c in df.columns]; df = df.set_axis(columns, axis=1)
-    wanted = choose(columns, classes, 'the table of labels'); again = [c for c in wanted if columns.count(c) > 1]
-    if again: raise ValueError(f'the table of labels has two columns {again[0]!r}; rename or drop one')
-    cells = [[blank_or_text(v) for v in row] for row in df[wanted].astype(object).itertuples(index=False)]
+    names, df = names_of(df)
+    columns = [str(c) for c in df.columns]
+    df = df.set_axis(columns, axis=1)
+    wanted = choose(columns, classes, 'the table of labels')
+    again = [c for c in wanted if columns.count(c) > 1]
+    if again:
+        raise ValueError(f'the table of labels has two columns {again[0]!r}; rename or drop one')
+    cells = [[blank_or_text(v) for v in row]
+             for row in df[wanted].astype(object).itertuples(index=False)]
     rows = list(range(len(df)))
-    return Table(names, wanted, convert_cells(cells, wanted, rows, 'the table of labels'), rows, 'the table of labels')
+    return Table(names, wanted, convert_cells(cells, wanted, rows, 'the table of labels'), rows,
+                 'the table of labels')
 
 # %% ../../nbs/photos/1_given.ipynb #41e4b157
 def from_array(values, classes):
     "An array or nested list of 1, 0 and nan as a `Table`."
-    if not (isinstance(values, (list, tuple)) or hasattr(values, '__array__')): raise ValueError(f'labels: a {type(values).__name__} is no table; give a CSV, a DataFrame, or an array of 1, 0 and nan')
-    if classes is None: raise ValueError('labels: an array has no names of classes; pass classes=[...], or a DataFrame')
-    try: a = np.asarray(values.detach().cpu() if hasattr(values, 'detach') else values, dtype=object)
+    if not (isinstance(values, (list, tuple)) or hasattr(values, '__array__')):
+        raise ValueError(f'labels: a {type(values).__name__} is no table; give a CSV, a DataFrame, '
+                         f'or an array of 1, 0 and nan')
+    if classes is None:
+        raise ValueError('labels: an array has no names of classes; pass classes=[...], or a '
+                         'DataFrame')
+    try:
+        a = np.asarray(values.detach().cpu() if hasattr(values, 'detach') else values, dtype=object)
     except ValueError: a = np.zeros(0)
-    if a.ndim != 2 or a.shape[1] != len(classes): raise ValueError(f'labels: have shape {a.shape}; expected (photos, {len(classes)} classes), 1, 0 or nan in each place')
-    if (a == -1).any(): raise ValueError('labels: hold -1; here 1 is there, 0 is not, nan is unknown: numpy.where(labels == 0, nan, labels == 1) turns the code of trmml.labels into these')
-    cells = [[blank_or_text(v) for v in row] for row in a]; rows = list(range(len(a)))
-    return Table(None, list(classes), convert_cells(cells, classes, rows, 'the array of labels'), rows, 'the array of labels')
+    if a.ndim != 2 or a.shape[1] != len(classes):
+        raise ValueError(f'labels: have shape {a.shape}; expected (photos, {len(classes)} '
+                         f'classes), 1, 0 or nan in each place')
+    if (a == -1).any():
+        raise ValueError('labels: hold -1; here 1 is there, 0 is not, nan is unknown: '
+                         'numpy.where(labels == 0, nan, labels == 1) turns the code of '
+                         'trmml.labels into these')
+    cells = [[blank_or_text(v) for v in row] for row in a]
+    rows = list(range(len(a)))
+    return Table(None, list(classes), convert_cells(cells, classes, rows, 'the array of labels'),
+                 rows, 'the array of labels')
 
 # %% ../../nbs/photos/1_given.ipynb #fbf25903
 def read_labels(
@@ -160,12 +213,17 @@ def read_labels(
     "Labels in any of their forms. Raises ValueError with row and column of the first cell that is none."
     classes = None if classes is None else [str(c) for c in classes]
     if labels is None:
-        if not hasattr(dataset, 'labels'): raise ValueError('labels: none are given; pass a CSV, a DataFrame or an array, or photos that are a data set')
-        keep = [list(dataset.classes).index(c) for c in choose(dataset.classes, classes, dataset.name)]
-        return Table(None, [dataset.classes[k] for k in keep], check_labels(dataset.labels)[:, keep], list(range(len(dataset))), dataset.name)
+        if not hasattr(dataset, 'labels'):
+            raise ValueError('labels: none are given; pass a CSV, a DataFrame or an array, or '
+                             'photos that are a data set')
+        keep = [list(dataset.classes).index(c) for c in choose(dataset.classes, classes,
+                                                               dataset.name)]
+        return Table(None, [dataset.classes[k] for k in keep], check_labels(dataset.labels)[:,
+            keep], list(range(len(dataset))), dataset.name)
     if isinstance(labels, (str, Path)): return from_file(labels, classes)
     if isinstance(labels, pd.Series): labels = labels.to_frame()
-    return from_frame(labels, classes) if isinstance(labels, pd.DataFrame) else from_array(labels, classes)
+    return from_frame(labels, classes) if isinstance(labels, pd.DataFrame) else from_array(labels,
+        classes)
 
 # %% ../../nbs/photos/1_given.ipynb #9d5fc0e2
 class Given(NamedTuple):
@@ -183,24 +241,39 @@ def by_name(table, photos):
     def find(n):
         if os.path.abspath(n) in whole: return os.path.abspath(n)
         hit = short.get(os.path.basename(n), [])
-        if len(hit) > 1: raise ValueError(f'{table.source}: {n} may be {hit[0]} or {hit[1]}; write whole paths')
+        if len(hit) > 1:
+            raise ValueError(f'{table.source}: {n} may be {hit[0]} or {hit[1]}; write whole paths')
         return hit[0] if hit else None
-    found = [find(n) for n in table.names]; gone = [n for n, p in zip(table.names, found) if p is None]
-    if gone: raise FileNotFoundError(f'{table.source} names {len(found)} photos, of which {len(gone)} are not in the list (first: {gone[0]}); add them, or drop their rows')
+    found = [find(n) for n in table.names]
+    gone = [n for n, p in zip(table.names, found) if p is None]
+    if gone:
+        raise FileNotFoundError(f'{table.source} names {len(found)} photos, of which {len(gone)} '
+                                f'are not in the list (first: {gone[0]}); add them, or drop their '
+                                f'rows')
     return found
 
 # %% ../../nbs/photos/1_given.ipynb #fd851121
 def refuse_swapped(photos):
     "Refuse a table where photos should be."
-    if isinstance(photos, (str, Path)) and Path(photos).suffix.lower() in TABLES: raise ValueError(f'photos: {photos} is a table; give the folder of the photos first, then the table (they may be swapped)')
-    if isinstance(photos, pd.DataFrame): raise ValueError('photos: a DataFrame is a table; give the folder of the photos first, then the table (they may be swapped)')
+    if isinstance(photos, (str, Path)) and Path(photos).suffix.lower() in TABLES:
+        raise ValueError(f'photos: {photos} is a table; give the folder of the photos first, then '
+                         f'the table (they may be swapped)')
+    if isinstance(photos, pd.DataFrame):
+        raise ValueError('photos: a DataFrame is a table; give the folder of the photos first, '
+                         'then the table (they may be swapped)')
 
 def base_of(photos, labels):
     "The folder below which a table's names are paths; None: photos are a list. Raises FileNotFoundError if it is not there, ValueError if there is none."
-    base = photos if isinstance(photos, (str, Path)) else Path(labels).parent if photos is None and isinstance(labels, (str, Path)) else None
-    if base is None and photos is None: raise ValueError('photos: none are given; say in which folder they lie')
-    if base is None or (str(base).strip() and (path := Path(base).expanduser()).is_dir()): return None if base is None else path
-    raise FileNotFoundError(f'{base}: {"is a file, no" if Path(base).is_file() else "no such"} folder; give the one where the photos lie')
+    base = photos if isinstance(photos, (str,
+                                         Path)) else Path(
+                                             labels).parent if photos is None and isinstance(labels,
+                                                 (str, Path)) else None
+    if base is None and photos is None:
+        raise ValueError('photos: none are given; say in which folder they lie')
+    if base is None or (str(base).strip() and (path := Path(base).expanduser()).is_dir()):
+        return None if base is None else path
+    raise FileNotFoundError(f'{base}: {"is a file, no" if Path(base).is_file() else "no such"} '
+                            f'folder; give the one where the photos lie')
 
 # %% ../../nbs/photos/1_given.ipynb #9744e32e
 def read_given(
@@ -209,15 +282,22 @@ def read_given(
     classes=None,   # names of the columns to take; None: all
 )->Given:
     "Photos and labels, matched by name where there are names, else by order. Raises ValueError or FileNotFoundError for what does not fit."
-    refuse_swapped(photos); table = read_labels(labels, classes, photos)
+    refuse_swapped(photos)
+    table = read_labels(labels, classes, photos)
     if table.names is not None:
         base = base_of(photos, labels)
-        paths = by_name(table, photos) if base is None else beside(dict(names=table.names, rows=table.rows), base, table.source)
+        paths = by_name(table, photos) if base is None else beside(dict(names=table.names,
+            rows=table.rows), base, table.source)
         return Given(table.names, paths, table.classes, table.labels)
-    if photos is None: raise ValueError(f'{table.source} names no photos; pass photos, one path for each row')
-    if isinstance(photos, (str, Path)): raise ValueError(f'{table.source} names no photos, and a folder has no order; give a list of paths, or a column with their names')
+    if photos is None:
+        raise ValueError(f'{table.source} names no photos; pass photos, one path for each row')
+    if isinstance(photos, (str, Path)):
+        raise ValueError(f'{table.source} names no photos, and a folder has no order; give a list '
+                         f'of paths, or a column with their names')
     names, paths = list_photos(photos)
-    if len(paths) != len(table.labels): raise ValueError(f'{table.source} has {len(table.labels)} rows for {len(paths)} photos; give one row a photo')
+    if len(paths) != len(table.labels):
+        raise ValueError(f'{table.source} has {len(table.labels)} rows for {len(paths)} photos; '
+                         f'give one row a photo')
     return Given(names, paths, table.classes, table.labels)
 
 # %% ../../nbs/photos/1_given.ipynb #997846ab
@@ -229,11 +309,21 @@ def check_teachable(
 ):
     "Refuse labels from which nothing can be learned: raises ValueError that says what to add."
     n = int((labels != 0).any(1).sum())
-    if not len(classes): raise ValueError('no class: the table has no column besides the photos; add one for each thing to recognise')
-    if len(classes) < 2: raise ValueError(f'one class ({classes[0]}): a region is matched against the texts of several; add a column for at least one other thing in the photos')
-    if n < LEAST: raise ValueError(f'{n} photo{"s" * (n != 1)} with a label: at least {LEAST} are needed; fill in some cells')
-    if not (labels == 1).any(): raise ValueError('no cell says 1: nothing is known to be in any photo; write 1 where something is')
-    if not (labels == -1).any(): raise ValueError('no cell says 0: from positives alone every class is learned to be everywhere; write 0 where something is not, a few for each class')
+    if not len(classes):
+        raise ValueError('no class: the table has no column besides the photos; add one for each '
+                         'thing to recognise')
+    if len(classes) < 2:
+        raise ValueError(f'one class ({classes[0]}): a region is matched against the texts of '
+                         f'several; add a column for at least one other thing in the photos')
+    if n < LEAST:
+        raise ValueError(f'{n} photo{"s" * (n != 1)} with a label: at least {LEAST} are needed; '
+                         f'fill in some cells')
+    if not (labels == 1).any():
+        raise ValueError('no cell says 1: nothing is known to be in any photo; write 1 where '
+                         'something is')
+    if not (labels == -1).any():
+        raise ValueError('no cell says 0: from positives alone every class is learned to be '
+                         'everywhere; write 0 where something is not, a few for each class')
 
 # %% ../../nbs/photos/1_given.ipynb #726c0cfa
 def feedback(
@@ -242,12 +332,18 @@ def feedback(
     most=12,     # classes to list
 )->str:          # lines of text
     "What is known, class by class, and what will not be learned."
-    t = statistics(labels, classes); known = (labels != 0).mean()
-    lines = [f'{len(labels):,} photos, {len(classes)} classes, {known:.0%} of the labels known: {int(t.positives.sum()):,} x 1, {int(t.negatives.sum()):,} x 0']
+    t = statistics(labels, classes)
+    known = (labels != 0).mean()
+    lines = [f'{len(labels):,} photos, {len(classes)} classes, {known:.0%} of the labels known: '
+             f'{int(t.positives.sum()):,} x 1, {int(t.negatives.sum()):,} x 0']
     shown = t.sort_values('positives', kind='stable').head(most)
-    lines += [f'  {str(c)[:28]:28} {int(r.positives):6,} x 1 {int(r.negatives):7,} x 0' for c, r in shown.iterrows()]
+    lines += [f'  {str(c)[:28]:28} {int(r.positives):6,} x 1 {int(r.negatives):7,} x 0' for c,
+              r in shown.iterrows()]
     if len(t) > most: lines.append(f'  ... and {len(t) - most} classes with more')
-    for what, column, then in ('positive', t.positives, 'not learned'), ('negative', t.negatives, 'no threshold of their own'):
+    for what, column, then in ('positive', t.positives, 'not learned'), ('negative', t.negatives,
+        'no threshold of their own'):
         none = [str(c) for c in t.index[column == 0]]
-        if none: lines.append(f'without a {what} ({then}): {", ".join(none[:8])}{f" and {len(none) - 8} more" if len(none) > 8 else ""}')
+        if none:
+            lines.append(f'without a {what} ({then}): '
+                         f'{", ".join(none[:8])}{f" and {len(none) - 8} more" if len(none) > 8 else ""}')
     return '\n'.join(lines)

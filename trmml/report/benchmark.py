@@ -43,9 +43,12 @@ def clock(
 )->float:         # seconds
     "Time of one call, until the device is done, too; with one thread of a CPU, time that this process was given."
     wait = torch.cuda.synchronize if torch.device(device).type == 'cuda' else lambda: None
-    now = time.process_time if torch.device(device).type == 'cpu' and torch.get_num_threads() == 1 else time.perf_counter
-    wait(); start = now()
-    work(); wait()
+    now = time.process_time if torch.device(
+        device).type == 'cpu' and torch.get_num_threads() == 1 else time.perf_counter
+    wait()
+    start = now()
+    work()
+    wait()
     return now() - start
 
 def alternate(
@@ -56,7 +59,8 @@ def alternate(
 )->pd.DataFrame:    # index name; seconds: median, low, high; rounds
     "Time several works in turn, round after round."
     times = [[clock(work, device) for work in works.values()] for _ in range(warm + repeat)][warm:]
-    rows = {n: dict(median=np.median(t), low=min(t), high=max(t), rounds=repeat) for n, t in zip(works, zip(*times))}
+    rows = {n: dict(median=np.median(t), low=min(t), high=max(t), rounds=repeat) for n,
+            t in zip(works, zip(*times))}
     return pd.DataFrame(rows).T.astype(dict(rounds=int))
 
 # %% ../../nbs/report/7_benchmark.ipynb #2b9899d0
@@ -66,7 +70,8 @@ def machine(
     "What the numbers were measured on."
     if torch.device(device).type == 'cuda': name = torch.cuda.get_device_name(device)
     else: name = processor()
-    return dict(device=name, threads=torch.get_num_threads(), system=platform.system(), python=platform.python_version(),
+    return dict(device=name, threads=torch.get_num_threads(), system=platform.system(),
+                python=platform.python_version(),
                 torch=torch.__version__, trmml=trmml.__version__)
 
 # %% ../../nbs/report/7_benchmark.ipynb #77362acf
@@ -86,7 +91,8 @@ def plain_positions(
 )->Tensor:    # (B, 1 + h*w, d): the mean token and the grid
     "Features of all positions the peers' way."
     m, pool = feature_map(visual, x), visual.attnpool
-    pool(m)                                                                  # as in the official code: not used
+    # as in the official code: not used
+    pool(m)
     tokens = rearrange(m, 'b c h w -> b (h w) c')
     tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1) + pool.positional_embedding
     return pool.c_proj(pool.v_proj(tokens))
@@ -99,26 +105,35 @@ class Peers(nn.Module):
         classes:list, # prompt-ready class names
     ):
         super().__init__()
-        self.visual, self.prompts, self.scale = plain_tower(clip), PromptLearner(clip, classes), clip.logit_scale
-        self.transformer, self.ln_final = (copy.deepcopy(m).requires_grad_() for m in (clip.model.transformer, clip.model.ln_final))
-        self.positions, self.projection = (nn.Parameter(p.clone()) for p in (clip.model.positional_embedding, clip.model.text_projection))
-        self.register_buffer('mask', clip.model.attn_mask.clone(), persistent=False); self.to(clip.device)
+        self.visual = plain_tower(clip)
+        self.prompts = PromptLearner(clip, classes)
+        self.scale = clip.logit_scale
+        self.transformer, self.ln_final = (copy.deepcopy(m).requires_grad_()
+                                           for m in (clip.model.transformer, clip.model.ln_final))
+        self.positions, self.projection = (nn.Parameter(p.clone())
+                                           for p in (clip.model.positional_embedding,
+                                                     clip.model.text_projection))
+        self.register_buffer('mask', clip.model.attn_mask.clone(), persistent=False)
+        self.to(clip.device)
 
     def encode_text(self):
         "(2, C, d) text features through all 77 tokens."
         x = rearrange(self.prompts.embeddings(), 'p c l w -> (p c) l w')
-        x = F.pad(x, (0, 0, 0, len(self.positions) - x.shape[1])) + self.positions        # (2C, 77, width)
+        # (2C, 77, width)
+        x = F.pad(x, (0, 0, 0, len(self.positions) - x.shape[1])) + self.positions
         x = self.ln_final(self.transformer(x, attn_mask=self.mask))
         end = self.prompts.end.repeat(2)
         return rearrange(x[torch.arange(len(x)), end] @ self.projection, '(p c) d -> p c d', p=2)
 
     def head(self, u, G, labels):
         "Loss of a batch from features of its positions and text features."
-        cos = torch.einsum('bnd,pcd->pbcn', F.normalize(u, dim=-1), F.normalize(G, dim=-1))   # as in the official code, not through our `linear`
+        # as in the official code, not through our `linear`
+        cos = torch.einsum('bnd,pcd->pbcn', F.normalize(u, dim=-1), F.normalize(G, dim=-1))
         pos, neg = self.scale*((.2*self.scale*cos[0]).softmax(-1)*cos).sum(-1)
         return .03*asymmetric_loss(pos - neg, labels)
 
-    def loss(self, images, labels): return self.head(plain_positions(self.visual, images), self.encode_text(), labels)
+    def loss(self, images, labels):
+        return self.head(plain_positions(self.visual, images), self.encode_text(), labels)
 
 # %% ../../nbs/report/7_benchmark.ipynb #47c9cba6
 def random_store(
@@ -129,7 +144,8 @@ def random_store(
 )->TensorStore:
     "Features of the right shape and random content."
     g, side = torch.Generator().manual_seed(seed), clip.image_size//32
-    dense, pooled = (torch.randn(s, generator=g).to(clip.device, dtype) for s in ((n, clip.d, side, side), (n, clip.d)))
+    dense, pooled = (torch.randn(s, generator=g).to(clip.device, dtype)
+                     for s in ((n, clip.d, side, side), (n, clip.d)))
     return TensorStore(dense, pooled)
 
 def backward(
@@ -138,7 +154,8 @@ def backward(
 ):            # callable without arguments
     "Forward and backward as one work."
     def work():
-        out = make(); out.backward(torch.ones_like(out))
+        out = make()
+        out.backward(torch.ones_like(out))
         for m in modules: m.zero_grad(set_to_none=True)
     return work
 
@@ -150,9 +167,11 @@ def epoch_work(
 ):               # callable: number of images -> one epoch of TRM-ML over so many cached images, as a work
     "Training as the learner does it, in the second stage, with pseudo-labels."
     method, g = create('trmml', clip, names, **settings), torch.Generator().manual_seed(seed)
-    opt = optimizer(method); method.begin_epoch(1, 1)
+    opt = optimizer(method)
+    method.begin_epoch(1, 1)
     def work(n):
-        store, labels = random_store(n, clip), torch.randint(-1, 2, (n, len(names)), generator=g).to(torch.int8)
+        store = random_store(n, clip)
+        labels = torch.randint(-1, 2, (n, len(names)), generator=g).to(torch.int8)
         return lambda: train_epoch(method, opt, store, labels, 1, 2)
     return work
 
@@ -177,21 +196,31 @@ def step_parts(
     seed:int=0, coarse=None, # an arithmetic to time our side in as well, such as 'bfloat16'
 )->dict:           # (side, part) -> work
     "The parts of a training step, the peers' way and ours."
-    peers, method, g = Peers(clip, names), create('trmml', clip, names), torch.Generator().manual_seed(seed)
+    peers = Peers(clip, names)
+    method = create('trmml', clip, names)
+    g = torch.Generator().manual_seed(seed)
     x = torch.randn(images, 3, *[clip.image_size]*2, generator=g).to(clip.device)
     labels = torch.randint(-1, 2, (batch, len(names)), generator=g).to(clip.device, torch.int8)
-    f, G = random_store(batch, clip).batch(torch.arange(batch), clip.device), peers.encode_text().detach().requires_grad_()
-    u = rearrange(f.dense, 'b d h w -> b (h w) d'); u = torch.cat([u.mean(1, keepdim=True), u], 1)
-    method.begin_epoch(1, 1); given = copy.copy(method); given.encode_text = lambda: G   # the same, with text features given
+    f = random_store(batch, clip).batch(torch.arange(batch), clip.device)
+    G = peers.encode_text().detach().requires_grad_()
+    u = rearrange(f.dense, 'b d h w -> b (h w) d')
+    u = torch.cat([u.mean(1, keepdim=True), u], 1)
+    method.begin_epoch(1, 1)
+    given = copy.copy(method)
+    given.encode_text = lambda: G  # the same, with text features given
     def text(m): return backward(m.encode_text, [m])
     def head(m): return backward(lambda: m.loss(f, labels)['total'], [m])
-    works = {('peers', 'images'): lambda: plain_positions(peers.visual, x), ('ours', 'images'): torch.no_grad()(lambda: clip.features(x)),
+    works = {('peers', 'images'): lambda: plain_positions(peers.visual, x),
+             ('ours', 'images'): torch.no_grad()(lambda: clip.features(x)),
              ('peers', 'text'): text(peers), ('ours', 'text'): text(method),
-             ('peers', 'head'): backward(lambda: peers.head(u, G, labels), [peers]), ('ours', 'head'): head(given),
+             ('peers', 'head'): backward(lambda: peers.head(u, G, labels), [peers]),
+             ('ours', 'head'): head(given),
              ('ours', 'step'): step_work(clip, batch, seed)(names)}
     if not coarse: return works
-    fast, less = CLIP(clip.model, clip.name, clip.source, clip.image_size, getattr(torch, coarse)), autocast_for(clip.device, coarse)
-    own = dict(images=torch.no_grad()(lambda: fast.features(x)), text=lambda: less(works['ours', 'text']), head=lambda: less(works['ours', 'head']),
+    fast = CLIP(clip.model, clip.name, clip.source, clip.image_size, getattr(torch, coarse))
+    less = autocast_for(clip.device, coarse)
+    own = dict(images=torch.no_grad()(lambda: fast.features(x)),
+               text=lambda: less(works['ours', 'text']), head=lambda: less(works['ours', 'head']),
                step=step_work(clip, batch, seed, precision=coarse)(names))
     return works | {(f'ours, {coarse}', k): w for k, w in own.items()}
 
@@ -210,7 +239,8 @@ def names_of(
 )->list:   # of str
     "The first names of MS-COCO's 80 classes."
     names = [' '.join(name.split()) for name in NAMES.split(',')]
-    if not 1 <= n <= len(names): raise ValueError(f'{n} classes: use 1 to {len(names)}, the classes of MS-COCO')
+    if not 1 <= n <= len(names):
+        raise ValueError(f'{n} classes: use 1 to {len(names)}, the classes of MS-COCO')
     return names[:n]
 
 # %% ../../nbs/report/7_benchmark.ipynb #81d65fdc
@@ -228,9 +258,12 @@ def measure(
     tables, order = [], ['classes', 'side', 'part', 'unit', 'median', 'low', 'high', 'rounds']
     for (n, some), rounds in zip(names.items(), repeat, strict=True):
         works = step_parts(clip, some, batch, images, coarse=coarse)
-        encoders, others = ({k: w for k, w in works.items() if (k[1] == 'images') is yes} for yes in (True, False))
+        encoders, others = ({k: w for k, w in works.items() if (k[1] == 'images') is yes}
+                            for yes in (True, False))
         parts = [alternate(others, rounds, clip.device, warm)]
-        if not tables: parts.insert(0, alternate(encoders, image_rounds or rounds, clip.device, warm))   # the same for any number of classes
+        if not tables:
+            # the same for any number of classes
+            parts.insert(0, alternate(encoders, image_rounds or rounds, clip.device, warm))
         t = pd.concat(parts).rename_axis(['side', 'part']).reset_index()
         t['unit'] = np.where(t.part == 'images', 'image', 'step')
         t.loc[t.part == 'images', ['median', 'low', 'high']] /= images
@@ -245,7 +278,8 @@ def per_image(
     "What one image of a training step costs, part by part; ours on cached features, so without the encoder."
     w = t.pivot_table(index=['classes', 'side'], columns='part', values='median')
     w.loc[:, ['text', 'head']] /= batch
-    w['images'] = w.images.groupby('side').transform('first').where(w.index.get_level_values('side') == 'peers', 0.)
+    w['images'] = w.images.groupby('side').transform('first').where(
+        w.index.get_level_values('side') == 'peers', 0.)
     w['total'] = w[['images', 'text', 'head']].sum(axis=1).where(w.step.isna(), w.step/batch)
     return w[['images', 'text', 'head', 'total']]
 
@@ -256,15 +290,22 @@ def factors(
     n=5011, epochs=40,# of the training that is computed
 )->pd.DataFrame:      # index what; columns peers, ours (seconds), factor
     "How many times faster each part is, and a whole training."
-    m, w, rows, first = t.set_index(['classes', 'side', 'part'])['median'], per_image(t, batch), {}, t.classes.iloc[0]
+    m = t.set_index(['classes', 'side', 'part'])['median']
+    w = per_image(t, batch)
+    rows = {}
+    first = t.classes.iloc[0]
     for own in t.side[t.side != 'peers'].unique():
-        sides, how = dict(peers='peers', ours=own), own.removeprefix('ours')   # '' or the coarser arithmetic
-        encode = {k: m[first, s, 'images'] for k, s in sides.items()}; rows[f'image encoder, one image{how}'] = encode
+        # '' or the coarser arithmetic
+        sides, how = dict(peers='peers', ours=own), own.removeprefix('ours')
+        encode = {k: m[first, s, 'images'] for k, s in sides.items()}
+        rows[f'image encoder, one image{how}'] = encode
         for c in t.classes.unique():
             rows[f'text pass, {c} classes{how}'] = {k: m[c, s, 'text'] for k, s in sides.items()}
-            rows[f'training step per image, {c} classes{how}'] = {k: w.total[c, s] for k, s in sides.items()}
+            rows[f'training step per image, {c} classes{how}'] = {k: w.total[c, s] for k,
+                                                                  s in sides.items()}
         steps = {k: n*epochs*w.total[first, s] for k, s in sides.items()}
-        rows[f'{epochs} epochs of {n:,} images, {first} classes, computed{how}'] = dict(peers=steps['peers'], ours=steps['ours'] + n*encode['ours'])
+        rows[f'{epochs} epochs of {n:,} images, {first} classes, computed{how}'] = dict(
+            peers=steps['peers'], ours=steps['ours'] + n*encode['ours'])
     r = pd.DataFrame(rows).T[['peers', 'ours']]
     return r.assign(factor=r.peers/r.ours)
 
@@ -275,10 +316,12 @@ def mapped_store(
     folder,   # new or empty
 )->FeatureStore:
     "Random features of the right shape in files, as an extraction leaves them."
-    folder, shape = Path(folder), (clip.d, *[clip.image_size//32]*2); folder.mkdir(parents=True, exist_ok=True)
+    folder, shape = Path(folder), (clip.d, *[clip.image_size//32]*2)
+    folder.mkdir(parents=True, exist_ok=True)
     source = random_store(n, clip)
     for name, (s, dtype) in layout(n, shape).items():
-        np.lib.format.open_memmap(folder/f'{name}.npy', 'w+', dtype, s)[:] = getattr(source, name).cpu().numpy()
+        np.lib.format.open_memmap(folder/f'{name}.npy', 'w+', dtype, s)[:] = getattr(source,
+            name).cpu().numpy()
     (folder/'meta.json').write_text(json.dumps(dict(n=n, shape=shape, dtype='float16')))
     (folder/'done').write_text(json.dumps(dict(unreadable=[])))
     return FeatureStore(folder)
@@ -292,20 +335,24 @@ def step_choices(
     "What loading is of a step, and what a step is in coarser arithmetic."
     store, step = mapped_store(4*batch, clip, folder), step_work(clip, batch)
     rows = iter([torch.randperm(len(store))[:batch] for _ in range(repeat + 2)])
-    plain, coarse = create('trmml', clip, names), lambda w: lambda: autocast_for(clip.device, precision)(w)
+    plain = create('trmml', clip, names)
+    coarse = lambda w: lambda: autocast_for(clip.device, precision)(w)
     works = {'step': step(names), 'read a batch': lambda: store.batch(next(rows), clip.device),
              f'step, {precision}': step_work(clip, batch, precision=precision)(names),
              'text pass': backward(plain.encode_text, [plain]),
              f'text pass, {precision}': coarse(backward(plain.encode_text, [plain]))}
     t = alternate(works, repeat, clip.device, warm).rename_axis('what')
-    return t.assign(share=[m/t['median']['text pass' if 'text' in what else 'step'] for what, m in t['median'].items()])
+    return t.assign(share=[m/t['median']['text pass' if 'text' in what else 'step'] for what,
+                           m in t['median'].items()])
 
 # %% ../../nbs/report/7_benchmark.ipynb #3db0462a
 def choices_in_words(t, precision='bfloat16')->str:
     "What `step_choices` says, in a sentence."
     s = t.share
-    return (f"Reading a batch from mapped files takes {100*s['read a batch']:.1f} % of a float32 step. Under {precision} autocast a step takes "
-            f"{s[f'step, {precision}']:.2f} times what it takes in float32, a text pass {s[f'text pass, {precision}']:.2f} times.")
+    return (f"Reading a batch from mapped files takes {100*s['read a batch']:.1f} % of a float32 "
+            f"step. Under {precision} autocast a step takes "
+            f"{s[f'step, {precision}']:.2f} times what it takes in float32, a text pass "
+            f"{s[f'text pass, {precision}']:.2f} times.")
 
 # %% ../../nbs/report/7_benchmark.ipynb #0365e90f
 def encoder_rates(
@@ -314,9 +361,12 @@ def encoder_rates(
     precisions=('float32', 'bfloat16'), repeat:int=3, warm:bool=True, seed:int=0,
 )->pd.DataFrame:   # index precision; median, low, high (seconds a batch), rounds, images a second
     "How many images a second become features, in several kinds of arithmetic."
-    x = torch.randn(images, 3, *[clip.image_size]*2, generator=torch.Generator().manual_seed(seed)).to(clip.device)
-    made = {p: CLIP(clip.model, clip.name, clip.source, clip.image_size, None if p == 'float32' else getattr(torch, p)) for p in precisions}
-    t = alternate({p: torch.no_grad()(lambda c=c: c.features(x)) for p, c in made.items()}, repeat, clip.device, warm)
+    x = torch.randn(images, 3, *[clip.image_size]*2,
+                    generator=torch.Generator().manual_seed(seed)).to(clip.device)
+    made = {p: CLIP(clip.model, clip.name, clip.source, clip.image_size, None if p == 'float32'
+                    else getattr(torch, p)) for p in precisions}
+    t = alternate({p: torch.no_grad()(lambda c=c: c.features(x)) for p, c in made.items()}, repeat,
+                  clip.device, warm)
     return t.rename_axis('precision').assign(images_a_second=images/t['median'])
 
 # %% ../../nbs/report/7_benchmark.ipynb #2418fbae
@@ -327,17 +377,21 @@ def whole_row(
     epochs:int=40, batch:int=128, seed:int=0, progress=False, **settings, # of TRM-ML
 )->pd.DataFrame:   # index known; steps, seconds, steps a second
     "Train TRM-ML once for each ratio on cached features of random content."
-    store, truth, rows = random_store(n, clip, seed=seed), np.where(np.random.RandomState(seed).rand(n, len(names)) < .08, 1, -1), {}
+    store = random_store(n, clip, seed=seed)
+    truth = np.where(np.random.RandomState(seed).rand(n, len(names)) < .08, 1, -1)
+    rows = {}
     for known in tqdm(ratios, desc='row', disable=not progress):
         method = create('trmml', clip, names, epochs=epochs, batch=batch, seed=seed, **settings)
         labels = partial(truth, known, seed)
-        rows[known] = dict(steps=epochs*-(-n//batch), seconds=clock(lambda: fit(method, store, labels, seed), clip.device))
+        rows[known] = dict(steps=epochs*-(-n//batch),
+                           seconds=clock(lambda: fit(method, store, labels, seed), clip.device))
     t = pd.DataFrame(rows).T.rename_axis('known')
     return t.assign(steps_a_second=t.steps/t.seconds).astype(dict(steps=int))
 
 def row_in_words(t, n:int=5011)->str:
     "What `whole_row` says, in a sentence."
-    return (f'{len(t)} trainings of {int(t.steps.iloc[0]):,} steps each on {n:,} cached images took {t.seconds.sum()/60:.1f} minutes, '
+    return (f'{len(t)} trainings of {int(t.steps.iloc[0]):,} steps each on {n:,} cached images '
+            f'took {t.seconds.sum()/60:.1f} minutes, '
             f'{t.steps.sum()/t.seconds.sum():.0f} steps a second.')
 
 # %% ../../nbs/report/7_benchmark.ipynb #46ffc3a1
@@ -351,8 +405,10 @@ def stored_in_words(
     said = [at('.md').read_text()]
     if at('-rates.csv').exists():
         rates = pd.read_csv(at('-rates.csv'))
-        said.append('Images a second through the encoder: ' + ', '.join(f'{r:,.0f} in {p}' for p, r in zip(rates.precision, rates.images_a_second)) + '.')
-    if at('-row.csv').exists(): said.append('A row of Table 1: ' + row_in_words(pd.read_csv(at('-row.csv'))))
+        said.append('Images a second through the encoder: ' + ', '.join(f'{r:,.0f} in {p}' for p,
+            r in zip(rates.precision, rates.images_a_second)) + '.')
+    if at('-row.csv').exists():
+        said.append('A row of Table 1: ' + row_in_words(pd.read_csv(at('-row.csv'))))
     return '\n'.join(said)
 
 # %% ../../nbs/report/7_benchmark.ipynb #7901daf6
@@ -363,7 +419,8 @@ def in_words(
     "Factors and machine in two sentences."
     said = ', '.join(f'{name} {f:.1f} times' for name, f in r.factor.items())
     n = about['threads']
-    return (f"Faster than the peers' way: {said}. Measured on {about['device']}, {n} thread{'s' if n > 1 else ''}, "
+    return (f"Faster than the peers' way: {said}. Measured on {about['device']}, {n} "
+            f"thread{'s' if n > 1 else ''}, "
             f"PyTorch {about['torch']}, Python {about['python']}.")
 
 # %% ../../nbs/report/7_benchmark.ipynb #aac301ad
@@ -372,10 +429,13 @@ def then_and_now(
 )->pd.DataFrame: # device, machine, commit, runs side by side, seconds of the command, times as fast as the first of its device, mean mAP
     "Table 1 on the doodles with earlier and later code, as `.ci/then_and_now.py` stored it; the first row of a device is what the others are compared with."
     files = sorted((Path(out)/'tables').glob('table1-then-and-now-*.csv'))
-    if not files: raise FileNotFoundError(f'{out}/tables holds no table1-then-and-now-*.csv: run python .ci/then_and_now.py')
+    if not files:
+        raise FileNotFoundError(f'{out}/tables holds no table1-then-and-now-*.csv: run python '
+                                f'.ci/then_and_now.py')
     t = pd.concat([pd.read_csv(p) for p in files], ignore_index=True)
     t['times'] = t.groupby('device').seconds.transform('first')/t.seconds
-    return t[['device', 'machine', 'commit', 'side_by_side', 'seconds', 'times', 'dualcoop_mAP', 'trmml_mAP']]
+    return t[['device', 'machine', 'commit', 'side_by_side', 'seconds', 'times', 'dualcoop_mAP',
+              'trmml_mAP']]
 
 # %% ../../nbs/report/7_benchmark.ipynb #0456466b
 def slope(
@@ -383,7 +443,8 @@ def slope(
 )->dict:            # slope, intercept, r2
     "Least squares line through some measurements."
     x, y = np.asarray(sizes, float), np.asarray(seconds, float)
-    a, b = np.polyfit(x, y, 1); rest = ((y - a*x - b)**2).sum()
+    a, b = np.polyfit(x, y, 1)
+    rest = ((y - a*x - b)**2).sum()
     return dict(slope=a, intercept=b, r2=1 - rest/((y - y.mean())**2).sum())
 
 def grow(
@@ -401,7 +462,8 @@ def pictures(
     folder,    # to draw them into
 )->list:       # paths
     "Doodles to be read from files, drawn if they are not there."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder/f'{i:03}.png' for i in range(n)]
     for i, p in enumerate(paths):
         if not p.exists(): draw(compose(i), 256)[0].save(p)
@@ -425,12 +487,14 @@ def together(
     grown:dict,    # what -> table from `grow`
 )->pd.DataFrame:   # columns what, size, median, low, high, rounds, slope, intercept, r2
     "Measurements and their lines in one table."
-    return pd.concat([t.assign(what=k, **slope(t['size'], t['median'])) for k, t in grown.items()]).set_index('what').reset_index()
+    return pd.concat([t.assign(what=k, **slope(t['size'], t['median'])) for k,
+                      t in grown.items()]).set_index('what').reset_index()
 
 def check_sizes(*lists):
     "Refuse sizes that no line can be drawn through."
     for sizes in lists:
-        if len(set(sizes)) < 2 or min(sizes) < 1: raise ValueError(f'sizes {sizes}: give at least two different ones, from 1 up')
+        if len(set(sizes)) < 2 or min(sizes) < 1:
+            raise ValueError(f'sizes {sizes}: give at least two different ones, from 1 up')
 
 # %% ../../nbs/report/7_benchmark.ipynb #03d694f5
 def in_ms(s): return f'{1000*s:,.0f} ms' if s >= .1 else f'{1000*s:.3g} ms'
@@ -440,13 +504,19 @@ def growth_figure(
     lines:pd.DataFrame, # from `slopes`
 ):                      # figure
     "Measurements with their range, and the fitted line."
-    fig, axs = plt.subplots(1, len(grown), figsize=(2.1*len(grown), 2.1), layout='constrained', squeeze=False)
+    fig, axs = plt.subplots(1, len(grown), figsize=(2.1*len(grown), 2.1), layout='constrained',
+                            squeeze=False)
     for ax, (what, t) in zip(axs[0], grown.items()):
-        line = lines.loc[what]; x = np.array([0, t['size'].max()])
-        ax.errorbar(t['size'], t['median'], [t['median'] - t.low, t.high - t['median']], fmt='o', ms=4, capsize=2, color='#D55E00')
+        line = lines.loc[what]
+        x = np.array([0, t['size'].max()])
+        ax.errorbar(t['size'], t['median'], [t['median'] - t.low, t.high - t['median']], fmt='o',
+                    ms=4, capsize=2, color='#D55E00')
         ax.plot(x, line.slope*x + line.intercept, color='#0072B2', lw=1)
-        name, unit = what.split(', '); ax.set_title(f'{name}: {in_ms(line.slope)} each', fontsize=8)
-        ax.set_xlabel(unit, fontsize=8); ax.set(xlim=(0, None), ylim=(0, None)); ax.tick_params(labelsize=7)
+        name, unit = what.split(', ')
+        ax.set_title(f'{name}: {in_ms(line.slope)} each', fontsize=8)
+        ax.set_xlabel(unit, fontsize=8)
+        ax.set(xlim=(0, None), ylim=(0, None))
+        ax.tick_params(labelsize=7)
     axs[0, 0].set_ylabel('seconds', fontsize=8)
     return fig
 
@@ -464,8 +534,11 @@ def where_time_goes(
     for part, color in PARTS.items():
         left = shares.loc[:, :part].sum(axis=1) - shares[part]
         ax.barh(labels, shares[part], left=left, color=color, label=part, height=.7)
-    for y, s in enumerate(w.total): ax.text(1.01, y, f'{in_ms(s)} an image', va='center', fontsize=8)
-    ax.invert_yaxis(); ax.set(xlim=(0, 1.28), xticks=[0, .5, 1], xticklabels=['0', '50 %', '100 %'])
-    ax.legend(ncols=3, fontsize=8, loc='lower center', bbox_to_anchor=(.4, 1.)); ax.spines[['top', 'right']].set_visible(False)
+    for y, s in enumerate(w.total):
+        ax.text(1.01, y, f'{in_ms(s)} an image', va='center', fontsize=8)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1.28), xticks=[0, .5, 1], xticklabels=['0', '50 %', '100 %'])
+    ax.legend(ncols=3, fontsize=8, loc='lower center', bbox_to_anchor=(.4, 1.))
+    ax.spines[['top', 'right']].set_visible(False)
     if title is not None: fig.suptitle(title, fontsize=9)
     return fig

@@ -53,10 +53,12 @@ def dataset_label(
 )->str:             # letters, digits, '.', '_' and '-'
     "Short name of a data set for the names of files."
     name = str(name_or_path).strip()
-    if name not in READERS and name not in ALIASES: name = Path(name).expanduser().resolve().name if name else ''
+    if name not in READERS and name not in ALIASES:
+        name = Path(name).expanduser().resolve().name if name else ''
     label = re.sub(r'[^\w.-]+', '-', ALIASES.get(name, name)).strip('._-')
     if not label:
-        raise ValueError(f'dataset={str(name_or_path)!r}: holds no name; give a data set or the path of a folder')
+        raise ValueError(f'dataset={str(name_or_path)!r}: holds no name; give a data set or the '
+                         f'path of a folder')
     return label
 
 # %% ../../nbs/report/1_companion.ipynb #b708d242
@@ -69,10 +71,13 @@ def as_list(
     try: items = yaml.safe_load(value) if isinstance(value, str) else value
     except yaml.YAMLError: items = None
     if not isinstance(items, (list, tuple)) or not len(items):
-        raise ValueError(f"{name}={value!r}: expected a list that is not empty, such as -y '{name}: [1, 2]'")
-    wrong = [i for i in items if kind is not None and (not isinstance(i, kind) or isinstance(i, bool))]
+        raise ValueError(f"{name}={value!r}: expected a list that is not empty, such as -y "
+                         f"'{name}: [1, 2]'")
+    wrong = [i for i in items if kind is not None and (not isinstance(i, kind) or isinstance(i,
+        bool))]
     if wrong:
-        raise ValueError(f'{name}={value!r}: {wrong[0]!r} is a {type(wrong[0]).__name__}, which is not expected there')
+        raise ValueError(f'{name}={value!r}: {wrong[0]!r} is a {type(wrong[0]).__name__}, which is '
+                         f'not expected there')
     return list(items)
 
 # %% ../../nbs/report/1_companion.ipynb #bd416071
@@ -82,7 +87,8 @@ def as_bool(
 )->bool:
     "True or false from a parameter."
     if isinstance(value, bool): return value
-    if isinstance(value, str) and value.strip().lower() in ('true', 'false'): return value.strip().lower() == 'true'
+    if isinstance(value, str) and value.strip().lower() in ('true', 'false'):
+        return value.strip().lower() == 'true'
     raise ValueError(f'{name}={value!r}: expected true or false')
 
 # %% ../../nbs/report/1_companion.ipynb #406cedee
@@ -97,9 +103,11 @@ def as_number(
     if optional and (value is None or value == 'None'): return None
     try: number = None if isinstance(value, bool) else kind(value)
     except (TypeError, ValueError, OverflowError): number = None
-    if number is None or not low <= number <= high or (isinstance(value, float) and number != value):
+    if number is None or not low <= number <= high or (isinstance(value, float)
+                                                       and number != value):
         what = 'a whole number' if kind is int else 'a number'
-        raise ValueError(f"{name}={value!r}: expected {what} from {low:g} to {high:g}{' or None' if optional else ''}")
+        raise ValueError(f"{name}={value!r}: expected {what} from {low:g} to "
+                         f"{high:g}{' or None' if optional else ''}")
     return number
 
 # %% ../../nbs/report/1_companion.ipynb #b9c49a9c
@@ -112,7 +120,9 @@ def as_device(
     if not word: raise ValueError(f"{name}={value!r}: expected 'cpu', 'cuda' or 'cuda:N'")
     there = torch.cuda.device_count() if word[0] != 'cpu' and torch.cuda.is_available() else 0
     if word[0] != 'cpu' and int(word[1] or 0) >= there:
-        raise ValueError(f"{name}={value!r}: torch sees {there or 'no'} CUDA device{'s'*(there != 1)} here; use 'cpu'" + f" or up to 'cuda:{there - 1}'"*bool(there))
+        raise ValueError(f"{name}={value!r}: torch sees {there or 'no'} CUDA "
+                         f"device{'s'*(there != 1)} here; use 'cpu'"
+                         + f" or up to 'cuda:{there - 1}'"*bool(there))
     return word[0]
 
 # %% ../../nbs/report/1_companion.ipynb #25582bc2
@@ -124,7 +134,8 @@ def pick_pictures(
 ):              # (n,) rows
     "Rows of pictures to show, chosen by rule: those with enough positives first."
     labels = np.asarray(labels)
-    if not 1 <= n <= len(labels): raise ValueError(f'{n} pictures of {len(labels)}: ask for 1 to {len(labels)}')
+    if not 1 <= n <= len(labels):
+        raise ValueError(f'{n} pictures of {len(labels)}: ask for 1 to {len(labels)}')
     order = np.random.RandomState(seed).permutation(len(labels))
     enough = np.minimum((labels[order] == 1).sum(1), least)
     return order[np.argsort(-enough, kind='stable')][:n]
@@ -135,7 +146,8 @@ def picture(
     side=192,   # pixels
 ):              # (side, side, 3) float32 in 0..1
     "A picture to be shown, square as CLIP sees it."
-    return np.asarray(open_image(path).resize((side, side), Image.Resampling.BICUBIC), np.float32)/255
+    return np.asarray(open_image(path).resize((side, side), Image.Resampling.BICUBIC),
+                      np.float32)/255
 
 def picture_boxes(
     ds,    # Dataset
@@ -181,7 +193,8 @@ def class_maps(
     (image, label, boxes), maps = box_pairs(ds.subset(rows)), []
     for start in range(0, len(rows), batch):
         mine = (image >= start) & (image < start + batch)
-        R = method.regions(store.batch(torch.as_tensor(rows[start:start + batch]), method.clip.device))
+        R = method.regions(store.batch(torch.as_tensor(rows[start:start + batch]),
+                                       method.clip.device))
         maps.append(R.float().cpu()[image[mine] - start, label[mine]])
     return torch.cat(maps), image, label, boxes
 
@@ -190,7 +203,8 @@ def pointing(
     batch=64,
 ):              # (n,) hit or not, (n,) probability of a hit by chance; one entry a pair of picture and class
     "Pointing game of a method on the pairs of a picture and a class in it."
-    maps, _, _, boxes = class_maps(method, ds, store, rows, batch); masks = box_masks(boxes, maps.shape[1:])
+    maps, _, _, boxes = class_maps(method, ds, store, rows, batch)
+    masks = box_masks(boxes, maps.shape[1:])
     return pointing_game(maps, masks), masks.float().mean((1, 2))
 
 # %% ../../nbs/report/1_companion.ipynb #739821a5
@@ -202,9 +216,11 @@ def region_numbers(
     labels = {m: [g.label for guesses in per for g in guesses] for m, per in rows.items()}
     t = pd.DataFrame({m: dict(shown=len(y), right=y.count(1)) for m, y in labels.items()}).T
     if points is None: return t
-    seen = {m: dict(pairs=len(h), hit=float(h.mean()), chance=float(c.mean())) for m, (h, c) in points.items()}
+    seen = {m: dict(pairs=len(h), hit=float(h.mean()), chance=float(c.mean())) for m,
+            (h, c) in points.items()}
     return t.join(pd.DataFrame(seen).T.astype(dict(pairs=int)))
 
+# %% ../../nbs/report/1_companion.ipynb #a4e87cdb
 def in_words(
     t,          # as from `region_numbers`
     pictures,   # how many are shown
@@ -214,10 +230,14 @@ def in_words(
     right = each(t.right.astype(str) + ' of ' + t.shown.astype(str))
     text = f'Of the classes shown for the {pictures} pictures, these are in the picture: {right}. '
     if 'hit' not in t:
-        return text + 'No boxes are known for this data set, so nobody can say how often the maps point right.'
+        return (text
+                + 'No boxes are known for this data set, so nobody can say how often the maps '
+                  'point right.')
     hits = each(f'{100*h:.1f} %' for h in t.hit)
-    return text + (f'Over {t.pairs.iloc[0]} pairs of a test picture and a class in it, the maximum of the map lies in a box '
-                   f'of the class for {hits}; a cell drawn at random lies there in {100*t.chance.iloc[0]:.1f} %.')
+    return text + (f'Over {t.pairs.iloc[0]} pairs of a test picture and a class in it, the maximum '
+                   f'of the map lies in a box '
+                   f'of the class for {hits}; a cell drawn at random lies there in '
+                   f'{100*t.chance.iloc[0]:.1f} %.')
 
 # %% ../../nbs/report/1_companion.ipynb #b255377d
 def small(
@@ -228,4 +248,5 @@ def small(
     "A data set for a smoke run."
     if dataset != 'doodles': return dataset
     from trmml.doodles import ensure
-    return [str(ensure(root, split, train, test, progress=False, n_jobs=1)) for split in ('train', 'test')][0]
+    return [str(ensure(root, split, train, test, progress=False, n_jobs=1)) for split in ('train',
+        'test')][0]

@@ -29,8 +29,10 @@ def by_ratio(
     steps:list,      # of (a, b)
 )->pd.DataFrame:     # text: mean difference and its interval
     "Differences at every ratio."
-    cell = lambda e: 'not run' if e is None else f"{e['mean']:+.1f}" + (f" ({e['low']:+.1f} to {e['high']:+.1f})" if e['seeds'] > 1 else '')
-    rows = {f'{a} - {b}': {f'{k:g} %': cell(effect(df[df.known == k], a, b)) for k in sorted(df.known.unique())} for a, b in steps}
+    cell = lambda e: 'not run' if e is None else f"{e['mean']:+.1f}" + (
+        f" ({e['low']:+.1f} to {e['high']:+.1f})" if e['seeds'] > 1 else '')
+    rows = {f'{a} - {b}': {f'{k:g} %': cell(effect(df[df.known == k], a, b))
+                           for k in sorted(df.known.unique())} for a, b in steps}
     return pd.DataFrame(rows).T
 
 # %% ../../nbs/report/3_components.ipynb #10fbbee2
@@ -41,10 +43,16 @@ def step(
 ):                   # where it ends
     "One difference with its interval: a bar, or an open diamond if it is not told apart from 0."
     text = dict(textcoords='offset points', va='center', fontsize=9)
-    if e is None: ax.annotate('not run', (start, y), xytext=(5, 0), **text); return start
-    end, half = start + e['mean'], np.nan_to_num((e['high'] - e['low'])/2)   # one seed has no interval
-    if e['low'] > 0 or e['high'] < 0: ax.barh(y, e['mean'], left=start, height=.6, color=color, alpha=.75)
-    else: ax.plot([start, end], [y, y], color=color, lw=1); ax.plot(end, y, 'D', mfc='w', mec=color, mew=1.5, ms=7)
+    if e is None:
+        ax.annotate('not run', (start, y), xytext=(5, 0), **text)
+        return start
+    # one seed has no interval
+    end, half = start + e['mean'], np.nan_to_num((e['high'] - e['low'])/2)
+    if e['low'] > 0 or e['high'] < 0:
+        ax.barh(y, e['mean'], left=start, height=.6, color=color, alpha=.75)
+    else:
+        ax.plot([start, end], [y, y], color=color, lw=1)
+        ax.plot(end, y, 'D', mfc='w', mec=color, mew=1.5, ms=7)
     ax.errorbar(end, y, xerr=half, color='k', capsize=3, lw=1.2, zorder=3)
     ax.annotate(f"{e['mean']:+.1f}", (max(start, end + half), y), xytext=(9, 0), **text)
     return end
@@ -57,16 +65,27 @@ def waterfall(
 ):                    # figure
     "Gains of each row over the one before it, and what is lost without each part."
     groups = [order[1:]] + ([list(without)] if without else [])
-    fig, axs = plt.subplots(len(groups), 1, sharex=True, squeeze=False, figsize=(5, .5 + sum(.5 + .28*len(g) for g in groups)),
+    fig, axs = plt.subplots(len(groups), 1, sharex=True, squeeze=False,
+                            figsize=(5, .5 + sum(.5 + .28*len(g) for g in groups)),
                             height_ratios=[len(g) + .2 for g in groups], layout='constrained')
     axs, end, level = axs[:, 0], 0., df[df.method == order[0]].mAP.mean()
-    for y, (m, before) in enumerate(zip(order[1:], order)): end = step(axs[0], y, effect(df, m, before), end)
-    for y, m in enumerate(without.values()): step(axs[1], y, effect(df, order[-1], m), color='#D55E00')
-    titles = [f'added one after the other to the {order[0]} (' + (f'{level:.1f} %)' if level == level else 'not run)'), 'lost if this part alone is left out']
+    for y, (m, before) in enumerate(zip(order[1:], order)):
+        end = step(axs[0], y, effect(df, m, before), end)
+    for y, m in enumerate(without.values()):
+        step(axs[1], y, effect(df, order[-1], m), color='#D55E00')
+    titles = [f'added one after the other to the {order[0]} (' + (f'{level:.1f} %)'
+        if level == level else 'not run)'), 'lost if this part alone is left out']
     for ax, names, title in zip(axs, groups, titles):
-        ax.set_yticks(range(len(names)), names, fontsize=9); ax.set_ylim(len(names) - .4, -.6); ax.set_title(title, fontsize=9, loc='left')
-        ax.axvline(0, color='k', lw=.8); ax.grid(axis='x', alpha=.3); ax.margins(x=.12); ax.set_axisbelow(True)
-    left, right = axs[0].get_xlim(); axs[-1].set_xlim(left, right + .08*(right - left)); axs[-1].set_xlabel('mAP, points')   # room for numbers
+        ax.set_yticks(range(len(names)), names, fontsize=9)
+        ax.set_ylim(len(names) - .4, -.6)
+        ax.set_title(title, fontsize=9, loc='left')
+        ax.axvline(0, color='k', lw=.8)
+        ax.grid(axis='x', alpha=.3)
+        ax.margins(x=.12)
+        ax.set_axisbelow(True)
+    left, right = axs[0].get_xlim()
+    axs[-1].set_xlim(left, right + .08*(right - left))
+    axs[-1].set_xlabel('mAP, points')  # room for numbers
     return fig
 
 # %% ../../nbs/report/3_components.ipynb #5b0cd49c
@@ -78,15 +97,22 @@ def gain_curve(
 ):                          # figure
     "Paired gains by ratio, with intervals, side by side; the printed gain as a dotted line."
     fig, ax = plt.subplots(figsize=(5, 3), layout='constrained')
-    for i, ((label, (a, b)), color, marker) in enumerate(zip(pairs.items(), ('#D55E00', '#0072B2', '#009E73'), 'os^')):
+    for i, ((label, (a, b)), color, marker) in enumerate(zip(pairs.items(),
+        ('#D55E00', '#0072B2', '#009E73'), 'os^')):
         es = {k: e for k in sorted(df.known.unique()) if (e := effect(df[df.known == k], a, b))}
         if not es: continue
         half = [(e['high'] - e['low'])/2 for e in es.values()]
-        ax.errorbar([k + .6*i for k in es], [e['mean'] for e in es.values()], yerr=half if np.isfinite(half).all() else None, color=color, marker=marker, capsize=3, label=label)
+        ax.errorbar([k + .6*i for k in es], [e['mean'] for e in es.values()],
+                    yerr=half if np.isfinite(half).all() else None, color=color, marker=marker,
+                    capsize=3, label=label)
     if paper is not None and len(paper):
         ks = [c for c in paper.columns if c.isdigit()]
-        ax.plot([float(k) for k in ks], paper.loc['w/ complete', ks].astype(float) - paper.loc['w/o complete', ks].astype(float), 'k:', label=source)
-    ax.axhline(0, color='k', lw=.8); ax.set_xlabel('known labels, %'); ax.set_ylabel('gain, mAP points'); ax.grid(alpha=.3)
+        ax.plot([float(k) for k in ks], paper.loc['w/ complete', ks].astype(float)
+                - paper.loc['w/o complete', ks].astype(float), 'k:', label=source)
+    ax.axhline(0, color='k', lw=.8)
+    ax.set_xlabel('known labels, %')
+    ax.set_ylabel('gain, mAP points')
+    ax.grid(alpha=.3)
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=9)
     return fig
 
@@ -97,7 +123,9 @@ def gains(df, base, stated, labels=None):
     fig, ax = plt.subplots(figsize=(5, 1.1 + .36*len(es)), layout='constrained')
     if es: bars(es, ax)
     marks = [(y, stated[k]) for y, k in enumerate(es) if k in stated]
-    if marks: ax.plot([x for _, x in marks], [y - .38 for y, _ in marks], 'D', color='#D55E00', ms=6, label='stated in the paper')
+    if marks:
+        ax.plot([x for _, x in marks], [y - .38 for y, _ in marks], 'D', color='#D55E00', ms=6,
+                label='stated in the paper')
     if marks: ax.legend(fontsize=9)
     return fig
 
@@ -110,11 +138,18 @@ def dots(
     "Mean and deviation of every method, a colour and shape for each column."
     fig, ax = plt.subplots(figsize=(5, 1.3 + .24*len(order)), layout='constrained')
     g = df.groupby(['known', 'method']).mAP.agg(['mean', 'std'])
-    for i, (known, color, marker) in enumerate(zip(df.known.unique(), ('#0072B2', '#D55E00', '#009E73'), 'os^')):
-        there = [m for m in order if (known, m) in g.index]; y = np.array([order.index(m) for m in there]) + .24*i - .12
-        ax.errorbar(g.loc[known].loc[there, 'mean'], y, xerr=g.loc[known].loc[there, 'std'].fillna(0), fmt=marker, color=color, ms=4, label=known)
-    ax.set(yticks=range(len(order)), ylim=(-.5, len(order) - .5), yticklabels=[runs.TITLES.get(m, m) for m in order], xlabel='mAP (%)'); ax.set_title(title, fontsize=10); ax.invert_yaxis()
-    ax.tick_params(labelsize=9); ax.grid(axis='x', alpha=.3)
+    for i, (known, color, marker) in enumerate(zip(df.known.unique(),
+                                                   ('#0072B2', '#D55E00', '#009E73'), 'os^')):
+        there = [m for m in order if (known, m) in g.index]
+        y = np.array([order.index(m) for m in there]) + .24*i - .12
+        ax.errorbar(g.loc[known].loc[there, 'mean'], y, xerr=g.loc[known].loc[there,
+            'std'].fillna(0), fmt=marker, color=color, ms=4, label=known)
+    ax.set(yticks=range(len(order)), ylim=(-.5, len(order) - .5),
+           yticklabels=[runs.TITLES.get(m, m) for m in order], xlabel='mAP (%)')
+    ax.set_title(title, fontsize=10)
+    ax.invert_yaxis()
+    ax.tick_params(labelsize=9)
+    ax.grid(axis='x', alpha=.3)
     fig.legend(loc='outside lower center', ncols=3, fontsize=9)
     return fig
 
@@ -127,18 +162,31 @@ def panels(
 ):                    # figure
     "Means and deviations of several measures, two panels a row."
     high = -(-len(parts)//2)
-    fig, axs = plt.subplots(high, 2, figsize=(5, .5 + 2*high), sharex=True, layout='constrained', squeeze=False)
+    fig, axs = plt.subplots(high, 2, figsize=(5, .5 + 2*high), sharex=True, layout='constrained',
+                            squeeze=False)
     for ax, (title, df) in zip(axs.flat, parts.items()):
-        columns = list(df.known.unique()); g = df.groupby(['method', 'known']).mAP.agg(['mean', 'std']).fillna(0)
+        columns = list(df.known.unique())
+        g = df.groupby(['method', 'known']).mAP.agg(['mean', 'std']).fillna(0)
         for i, m in enumerate(order):
-            t = g.loc[m].reindex(columns); look = style(m)
-            ax.errorbar(np.arange(len(columns)) + .06*(i - (len(order) - 1)/2), t['mean'], t['std'], capsize=3, ms=5, lw=1.4, label=runs.TITLES.get(m, m), **look)
-        if title in chance: ax.plot([chance[title].get(c, np.nan) for c in columns], 'x-', color='#999999', lw=1, ms=5, label='by chance')
-        ax.set_xticks(range(len(columns)), columns); ax.set_title(title, fontsize=10); ax.tick_params(labelsize=9); ax.grid(alpha=.3); ax.set_ylim(bottom=0)
+            t = g.loc[m].reindex(columns)
+            look = style(m)
+            ax.errorbar(np.arange(len(columns)) + .06*(i - (len(order) - 1)/2), t['mean'], t['std'],
+                        capsize=3, ms=5, lw=1.4, label=runs.TITLES.get(m, m), **look)
+        if title in chance:
+            ax.plot([chance[title].get(c, np.nan) for c in columns], 'x-', color='#999999', lw=1,
+                    ms=5, label='by chance')
+        ax.set_xticks(range(len(columns)), columns)
+        ax.set_title(title, fontsize=10)
+        ax.tick_params(labelsize=9)
+        ax.grid(alpha=.3)
+        ax.set_ylim(bottom=0)
     for ax in axs[:, 0]: ax.set_ylabel(ylabel, fontsize=9)
     for ax in axs.flat[len(parts):]: ax.axis('off')
-    lines = {k: h for ax in axs.flat for h, k in zip(*ax.get_legend_handles_labels())}; last = {k: lines.pop(k) for k in ['by chance'] if k in lines}; lines |= last
-    fig.legend(lines.values(), lines, loc='outside lower center', ncols=2, fontsize=9, handlelength=4, frameon=False)
+    lines = {k: h for ax in axs.flat for h, k in zip(*ax.get_legend_handles_labels())}
+    last = {k: lines.pop(k) for k in ['by chance'] if k in lines}
+    lines |= last
+    fig.legend(lines.values(), lines, loc='outside lower center', ncols=2, fontsize=9,
+               handlelength=4, frameon=False)
     return fig
 
 # %% ../../nbs/report/3_components.ipynb #68c4c5b4
@@ -149,23 +197,36 @@ def pseudo(
 )->pd.DataFrame:  # index label and known (percent); percent
     "Pseudo-labels against the hidden truth in one epoch."
     keys = ('pos_precision', 'pos_recall', 'neg_precision', 'neg_recall', 'coverage')
-    def epoch(log): return next((row for row in log if row.get('pseudo_coverage')), log[-1]) if first else log[-1]
-    rows = [dict(label=k, known=100*r.known, **{q: 100*row[f'pseudo_{q}'] for q in keys if row.get(f'pseudo_{q}') is not None})
-            for k, g in grids.items() for r in g if (x := runs.stored(r, out, root=False)) and x['log'] for row in [epoch(x['log'])]]
-    return pd.DataFrame(rows).groupby(['label', 'known'], sort=False).mean().round(1) if rows else pd.DataFrame()
+    def epoch(log):
+        return next((row for row in log if row.get('pseudo_coverage')),
+                    log[-1]) if first else log[-1]
+    rows = [dict(label=k, known=100*r.known, **{q: 100*row[f'pseudo_{q}'] for q in keys
+                                                if row.get(f'pseudo_{q}') is not None})
+            for k, g in grids.items() for r in g if (x := runs.stored(r, out, root=False))
+            and x['log'] for row in [epoch(x['log'])]]
+    return pd.DataFrame(rows).groupby(['label', 'known'],
+                                      sort=False).mean().round(1) if rows else pd.DataFrame()
 
+# %% ../../nbs/report/3_components.ipynb #cdda6bf7
 def class_gains(
     results:list,   # of dict, as stored
     a='trmml', b='dualcoop',
 )->pd.DataFrame:    # index class; mean, low, high (percent points), pairs of ratio and seed
     "Average precision of each class, a minus b, paired by ratio and seed; the interval is over seeds."
-    ap = {m: {(r['run']['known'], r['run']['seed']): r['metrics']['AP'] for r in results if r['run']['method'] == m} for m in (a, b)}
+    ap = {m: {(r['run']['known'], r['run']['seed']): r['metrics']['AP'] for r in results
+              if r['run']['method'] == m} for m in (a, b)}
     both = sorted(set(ap[a]) & set(ap[b]))
-    d = pd.DataFrame([{c: 100*(ap[a][k][c] - ap[b][k][c]) for c in ap[a][k]} for k in both], index=pd.MultiIndex.from_tuples(both, names=['known', 'seed']) if both else None)
+    d = pd.DataFrame([{c: 100*(ap[a][k][c] - ap[b][k][c]) for c in ap[a][k]} for k in both],
+                     index=pd.MultiIndex.from_tuples(both, names=['known', 'seed']) if both
+                     else None)
     by_seed = d.groupby('seed').mean() if both else d
     from scipy.stats import t as student
-    n = len(by_seed); half = student.ppf(.975, n - 1)*by_seed.std()/np.sqrt(n) if n > 1 else by_seed.mean()*np.nan
-    return pd.DataFrame(dict(mean=by_seed.mean(), low=by_seed.mean() - half, high=by_seed.mean() + half)).sort_values('mean') if both else pd.DataFrame(columns=['mean', 'low', 'high'])
+    n = len(by_seed)
+    half = student.ppf(.975, n - 1)*by_seed.std()/np.sqrt(n) if n > 1 else by_seed.mean()*np.nan
+    return pd.DataFrame(dict(mean=by_seed.mean(), low=by_seed.mean() - half,
+                             high=by_seed.mean()
+                             + half)).sort_values('mean') if both else pd.DataFrame(columns=['mean',
+                                 'low', 'high'])
 
 # %% ../../nbs/report/3_components.ipynb #411ed023
 def class_figure(
@@ -174,16 +235,25 @@ def class_figure(
     title=None,
 ):                    # figure
     "Gain of each class: those with the smallest objects first, or in order of gain."
-    t = t.sort_values('mean', ascending=False) if sizes is None else t.loc[sorted(t.index, key=lambda c: sizes.get(c, np.inf))]
-    fig, ax = plt.subplots(figsize=(5, 1. + .19*len(t)), layout='constrained'); y = range(len(t))
+    t = t.sort_values('mean', ascending=False) if sizes is None else t.loc[sorted(t.index,
+        key=lambda c: sizes.get(c, np.inf))]
+    fig, ax = plt.subplots(figsize=(5, 1. + .19*len(t)), layout='constrained')
+    y = range(len(t))
     wide = t.high.notna().all() and len(t)   # an interval needs two seeds
-    ax.errorbar(t['mean'], y, xerr=(t.high - t.low)/2 if wide else None, fmt='o', color='#0072B2', ecolor='#9BBFDD', ms=4)
-    names = [c if sizes is None or c not in sizes else f'{c}, {100*sizes[c]:.1f} %' for c in t.index]
-    ax.set_yticks(y, names, fontsize=8); ax.invert_yaxis(); ax.axvline(0, color='k', lw=.8); ax.grid(alpha=.3)
-    ax.set_xlabel('AP, points, TRM-ML - DualCoOp', fontsize=9); ax.set_ylabel('' if sizes is None else 'median share of the picture', fontsize=9)
+    ax.errorbar(t['mean'], y, xerr=(t.high - t.low)/2 if wide else None, fmt='o', color='#0072B2',
+                ecolor='#9BBFDD', ms=4)
+    names = [c if sizes is None or c not in sizes else f'{c}, {100*sizes[c]:.1f} %'
+             for c in t.index]
+    ax.set_yticks(y, names, fontsize=8)
+    ax.invert_yaxis()
+    ax.axvline(0, color='k', lw=.8)
+    ax.grid(alpha=.3)
+    ax.set_xlabel('AP, points, TRM-ML - DualCoOp', fontsize=9)
+    ax.set_ylabel('' if sizes is None else 'median share of the picture', fontsize=9)
     if title: ax.set_title(title, fontsize=9)
     return fig
 
+# %% ../../nbs/report/3_components.ipynb #625bda2b
 def box_sizes(ds)->dict: # class -> median share of the picture; empty where no boxes are known
     "How large the objects of each class are."
     if ds.boxes is None or ds.sizes is None or not len(ds.boxes): return {}

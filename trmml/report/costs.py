@@ -36,18 +36,21 @@ def normalisations(
 )->float:   # billions
     "What thop 0.1.1 counts of a tower beside convolutions."
     found, modules = [], [m for m in visual.modules() if type(m) in THOP]
-    hooks = [m.register_forward_hook(lambda m, given, out: found.append(THOP[type(m)]*out.numel())) for m in modules]
+    hooks = [m.register_forward_hook(lambda m, given, out: found.append(THOP[type(m)]*out.numel()))
+             for m in modules]
     try: feature_map(visual, x)
     finally: [h.remove() for h in hooks]
     return sum(found)/1e9
 
 # %% ../../nbs/report/4_costs.ipynb #642ba586
-def linear_flop(x, w, *_, **__): return 2*math.prod(x)*w[0]   # of shapes; oneDNN's linear layer, which PyTorch does not count
+def linear_flop(x, w, *_, **__):
+    return 2*math.prod(x)*w[0]   # of shapes; oneDNN's linear layer, which PyTorch does not count
 
 @torch.no_grad()
 def giga(work)->float: # billions
     "Multiply-adds of a call."
-    own = {torch.ops.mkldnn._linear_pointwise: linear_flop} if torch.backends.mkldnn.is_available() else {}
+    own = {
+        torch.ops.mkldnn._linear_pointwise: linear_flop} if torch.backends.mkldnn.is_available() else {}
     with FlopCounterMode(display=False, custom_mapping=own) as counter: work()
     return counter.get_total_flops()/2e9
 
@@ -58,16 +61,26 @@ def multiply_adds(
 )->dict:    # billions a picture: convolutions, projections, pool's attention, head; their sum without the pool's attention, with it, and without it as thop counts
     "Where the multiply-adds of one picture go."
     clip, visual = method.clip, method.clip.model.visual
-    shape, like = (1, 3, clip.image_size, clip.image_size), dict(device=clip.device, dtype=visual.conv1.weight.dtype)
-    method.eval(); pooled = isinstance(method, SCPNet); own = pooled and method.core.visual is not None   # a tower of its own reads the picture
-    visual, x = copy.deepcopy(visual).to('meta'), torch.zeros(shape, device='meta', dtype=like['dtype'])
-    f = torch.zeros(shape, **like) if own else Features(*(torch.ones(v.shape, **like) for v in image_features(visual, x)))
-    method.scores(f); m = feature_map(visual, x)                                 # what is remembered is remembered now
-    trunk, dense, both = (giga(w) for w in (lambda: feature_map(visual, x), lambda: dense_features(visual.attnpool, m), lambda: image_features(visual, x)))
+    shape = (1, 3, clip.image_size, clip.image_size)
+    like = dict(device=clip.device, dtype=visual.conv1.weight.dtype)
+    method.eval()
+    pooled = isinstance(method, SCPNet)
+    own = pooled and method.core.visual is not None  # a tower of its own reads the picture
+    visual = copy.deepcopy(visual).to('meta')
+    x = torch.zeros(shape, device='meta', dtype=like['dtype'])
+    f = torch.zeros(shape, **like) if own else Features(*(torch.ones(v.shape, **like)
+                                                          for v in image_features(visual, x)))
+    method.scores(f)
+    m = feature_map(visual, x)  # what is remembered is remembered now
+    trunk, dense, both = (giga(w) for w in (lambda: feature_map(visual, x),
+                                            lambda: dense_features(visual.attnpool, m),
+                                            lambda: image_features(visual, x)))
     head = giga(lambda: method.scores(f)) - (both - dense if own else 0)
-    parts = dict(convolutions=trunk, projections=0. if pooled else dense, pool=both - trunk - dense if pooled else 0., head=head)
+    parts = dict(convolutions=trunk, projections=0. if pooled else dense, pool=both - trunk - dense
+                 if pooled else 0., head=head)
     compared = sum(parts.values()) - parts['pool']
-    return parts | dict(compared=compared, total=sum(parts.values()), thop=compared + normalisations(visual, x))
+    return parts | dict(compared=compared, total=sum(parts.values()),
+                        thop=compared + normalisations(visual, x))
 
 # %% ../../nbs/report/4_costs.ipynb #80e1161c
 def against_print(
@@ -75,9 +88,12 @@ def against_print(
     printed:dict,         # method -> billions as printed
 )->pd.DataFrame:          # printed, counted, as thop, unexplained; and what lies beyond the image tower: printed, counted
     "Counted operations beside printed ones."
-    p = pd.Series(printed).reindex(counted.index); tower = counted.convolutions + counted.thop - counted.compared
-    return pd.DataFrame(dict(printed=p, counted=counted.compared, thop=counted.thop, unexplained=p - counted.thop,
-                             beyond_printed=p - tower, beyond_counted=counted.projections + counted['head'])).rename_axis('method')
+    p = pd.Series(printed).reindex(counted.index)
+    tower = counted.convolutions + counted.thop - counted.compared
+    return pd.DataFrame(dict(printed=p, counted=counted.compared, thop=counted.thop,
+                             unexplained=p - counted.thop,
+                             beyond_printed=p - tower, beyond_counted=counted.projections
+                             + counted['head'])).rename_axis('method')
 
 # %% ../../nbs/report/4_costs.ipynb #c98a5561
 def rest_in_words(
@@ -86,18 +102,24 @@ def rest_in_words(
 )->str:             # a line a method
     "What of the printed operations is explained, and what is not."
     def line(m, r):
-        head = f'{TITLES.get(m, m)}: {r.printed:.2f} G in print; {r.counted:.2f} G counted, {r.thop:.2f} G with normalisation and pooling counted as thop does. '
+        head = (f'{TITLES.get(m, m)}: {r.printed:.2f} G in print; {r.counted:.2f} G counted, '
+                f'{r.thop:.2f} G with normalisation and pooling counted as thop does. ')
         if not abs(r.unexplained) >= least: return head + 'Nothing is left to explain.'
-        return head + (f"Print is {abs(r.unexplained):.2f} G {'lower' if r.unexplained < 0 else 'higher'}, unexplained: beyond the image tower it "
-                       f'holds {r.beyond_printed:.2f} G, where projections and head are {r.beyond_counted:.2f} G here.')
+        return head + (f"Print is {abs(r.unexplained):.2f} G "
+                       f"{'lower' if r.unexplained < 0 else 'higher'}, unexplained: beyond the "
+                       f"image tower it "
+                       f'holds {r.beyond_printed:.2f} G, where projections and head are '
+                       f'{r.beyond_counted:.2f} G here.')
     return '\n'.join(line(m, r) for m, r in t.iterrows())
 
 # %% ../../nbs/report/4_costs.ipynb #0569c0e4
 def peak_MB()->float:
     "The most memory that this process has held, in MB of 2**20; on Linux without what the process that started it held."
-    status = Path('/proc/self/status'); found = re.search(r'VmHWM:\s+(\d+) kB', status.read_text()) if status.exists() else None
+    status = Path('/proc/self/status')
+    found = re.search(r'VmHWM:\s+(\d+) kB', status.read_text()) if status.exists() else None
     if found: return int(found[1])/2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin'
+        else 2**10)
 
 def seconds(
     work, repeat=3, # callable without arguments; times
@@ -106,8 +128,14 @@ def seconds(
     "Seconds of a work, after one call that does not count."
     gpu, times = torch.device(device).type == 'cuda', []
     wait = torch.cuda.synchronize if gpu else lambda: None
-    now = time.process_time if not gpu and torch.get_num_threads() == 1 else time.perf_counter   # what the process was given
-    for _ in range(repeat + 1): wait(); start = now(); work(); wait(); times.append(now() - start)
+    # what the process was given
+    now = time.process_time if not gpu and torch.get_num_threads() == 1 else time.perf_counter
+    for _ in range(repeat + 1):
+        wait()
+        start = now()
+        work()
+        wait()
+        times.append(now() - start)
     return sorted(times[1:])
 
 # %% ../../nbs/report/4_costs.ipynb #a11fbae5
@@ -117,13 +145,18 @@ def in_process(
     classes:int, device='cpu', threads=1, repeat=3,
 )->dict: # seconds a picture: median, low, high; of the encoder; peaks in MB: bare, made, memory, and on a GPU card
     "Latency and memory of a method in this process."
-    torch.set_num_threads(threads); bare, gpu = peak_MB(), torch.device(device).type == 'cuda'
+    torch.set_num_threads(threads)
+    bare, gpu = peak_MB(), torch.device(device).type == 'cuda'
     clip = clips.load(backbone, None, image_size, device)
-    method = create(name, clip, [f'class {i}' for i in range(classes)]).eval(); made = peak_MB()
+    method = create(name, clip, [f'class {i}' for i in range(classes)]).eval()
+    made = peak_MB()
     x = torch.zeros(1, 3, clip.image_size, clip.image_size, device=clip.device)
-    times, encoder = (seconds(w, repeat, device) for w in (lambda: method.scores(x), lambda: clip.features(x)))
+    times, encoder = (seconds(w, repeat, device) for w in (lambda: method.scores(x),
+                                                           lambda: clip.features(x)))
     card = dict(card_MB=torch.cuda.max_memory_allocated(device)/2**20) if gpu else {}
-    return dict(picture_seconds=times[repeat//2], low=times[0], high=times[-1], encoder_seconds=encoder[repeat//2], bare_MB=bare, made_MB=made, memory_MB=peak_MB(), **card)
+    return dict(picture_seconds=times[repeat//2], low=times[0], high=times[-1],
+                encoder_seconds=encoder[repeat//2], bare_MB=bare, made_MB=made, memory_MB=peak_MB(),
+                **card)
 
 # %% ../../nbs/report/4_costs.ipynb #ca99f2bf
 def measure(
@@ -134,7 +167,8 @@ def measure(
     "Latency and memory, every method in a fresh process."
     rows = {}
     for m in methods:
-        with ProcessPoolExecutor(max_workers=1) as pool: rows[m] = {**pool.submit(in_process, m, **given).result(), **about}
+        with ProcessPoolExecutor(max_workers=1) as pool:
+            rows[m] = {**pool.submit(in_process, m, **given).result(), **about}
     return pd.DataFrame(rows.values(), pd.Index(rows, name='method')).round(4)
 
 # %% ../../nbs/report/4_costs.ipynb #b2ad0ae2
@@ -146,23 +180,34 @@ def kept(
     "Measured values, if they are of these methods on this machine."
     t = pd.read_csv(path, index_col='method') if Path(path).exists() else None
     fits = t is not None and {'memory_MB', *about} <= {*t} and {*methods} <= {*t.index}
-    return t.loc[list(methods)] if fits and all((t.loc[methods, k] == v).all() for k, v in about.items()) else None
+    return t.loc[list(methods)] if fits and all((t.loc[methods, k] == v).all() for k,
+                                                v in about.items()) else None
 
 # %% ../../nbs/report/4_costs.ipynb #d96f0e1a
 def cost_in_words(
     t:pd.DataFrame, # as from `measure`
 )->str:             # two or three sentences
     "What one picture costs in time and memory."
-    own, first = t.index[-1], t.iloc[0]; title = lambda m: TITLES.get(m, m)
+    own, first = t.index[-1], t.iloc[0]
+    title = lambda m: TITLES.get(m, m)
     def against(m):
         apart = t.low[own] > t.high[m] or t.high[own] < t.low[m]
-        return f'{t.picture_seconds[own]/t.picture_seconds[m]:.2f} times that of {title(m)}' + ('' if apart else ' (measured times overlap)')
-    each = ', '.join(f'{title(m)} {r.picture_seconds:.3f} s and {r.memory_MB:.0f} MB' for m, r in t.iterrows())
-    others = [m for m in t.index if m != own]; n = int(first.threads)
-    return (f"One picture and the most memory a process held, measured in a fresh process each on {first.device}, {n} thread{'s'*(n > 1)}: {each}. "
-            + (f"The time of {title(own)} is {' and '.join(map(against, others))}. " if others else '')
-            + f'Without a model, with all imports, a process holds {t.bare_MB.mean():.0f} MB; making a method takes the peak to {t.made_MB.min():.0f} to {t.made_MB.max():.0f} MB, '
-            + f'predicting adds {(t.memory_MB - t.made_MB).min():.0f} to {(t.memory_MB - t.made_MB).max():.0f} MB. The image encoder alone takes {t.encoder_seconds.mean():.3f} s.')
+        return f'{t.picture_seconds[own]/t.picture_seconds[m]:.2f} times that of {title(m)}' + (''
+            if apart else ' (measured times overlap)')
+    each = ', '.join(f'{title(m)} {r.picture_seconds:.3f} s and {r.memory_MB:.0f} MB' for m,
+                     r in t.iterrows())
+    others = [m for m in t.index if m != own]
+    n = int(first.threads)
+    return (f"One picture and the most memory a process held, measured in a fresh process each on "
+            f"{first.device}, {n} thread{'s'*(n > 1)}: {each}. "
+            + (f"The time of {title(own)} is {' and '.join(map(against, others))}. " if others
+               else '')
+            + f'Without a model, with all imports, a process holds {t.bare_MB.mean():.0f} MB; '
+              f'making a method takes the peak to {t.made_MB.min():.0f} to {t.made_MB.max():.0f} '
+              f'MB, '
+            + f'predicting adds {(t.memory_MB - t.made_MB).min():.0f} to '
+              f'{(t.memory_MB - t.made_MB).max():.0f} MB. The image encoder alone takes '
+              f'{t.encoder_seconds.mean():.3f} s.')
 
 # %% ../../nbs/report/4_costs.ipynb #02e4e044
 def sizes(method)->dict: # millions of 2**20, two decimals

@@ -15,16 +15,22 @@ from tqdm import tqdm
 from .companion import project_root, results_folder
 
 # %% ../../nbs/report/8_everything.ipynb #87e0c278
-PEERS = ['zeroshot', 'zeroshot-dense', 'coop', 'dualcoop', 'dualcoop-tai', 'taidpt+dualcoop', 'scpnet-frozen', 'hspnet-frozen', 'taidpt+trmml']
-PARTIAL = [f'{m}-frozen' for m in ('curriculum', 'partial-bce', 'ssgrl', 'mlgcn', 'sst', 'sarb')] + ['taidpt', 'taiadapter', 'taiadapter+dualcoop']
+PEERS = ['zeroshot', 'zeroshot-dense', 'coop', 'dualcoop', 'dualcoop-tai', 'taidpt+dualcoop',
+         'scpnet-frozen', 'hspnet-frozen', 'taidpt+trmml']
+PARTIAL = [f'{m}-frozen' for m in ('curriculum', 'partial-bce', 'ssgrl', 'mlgcn', 'sst',
+                                   'sarb')] + ['taidpt', 'taiadapter', 'taiadapter+dualcoop']
 SINGLE = [f'{m}-frozen' for m in ('lsan', 'role', 'largeloss', 'hill', 'splc')]
-PLAN = {'studies/choices': {}, 'studies/choices_imagenet': {}, 'table1': dict(methods=[*PEERS, *PARTIAL, 'trmml']), 'table2': dict(methods=[*PEERS, *SINGLE, 'trmml']),
-        'figure4': {}, 'table4': {}, 'table3': {}, 'table6': {}, 'table5': {}, 'studies/components': {}, 'studies/views': {}, 'studies/complete': {}, 'studies/losses': {}, 'studies/precision': {}}
+PLAN = {'studies/choices': {}, 'studies/choices_imagenet': {}, 'table1': dict(methods=[*PEERS,
+    *PARTIAL, 'trmml']), 'table2': dict(methods=[*PEERS, *SINGLE, 'trmml']),
+        'figure4': {}, 'table4': {}, 'table3': {}, 'table6': {}, 'table5': {},
+        'studies/components': {}, 'studies/views': {}, 'studies/complete': {}, 'studies/losses': {},
+        'studies/precision': {}}
 
 # %% ../../nbs/report/8_everything.ipynb #5b2ba337
 def snapshot(out:Path)->dict: # path -> content, of tables and figures
     "Tables and figures as they are."
-    return {p: p.read_bytes() for d in ('tables', 'figures') for p in sorted((out/d).glob('*')) if p.is_file()}
+    return {p: p.read_bytes() for d in ('tables', 'figures') for p in sorted((out/d).glob('*'))
+            if p.is_file()}
 
 def known_parameters(path, given:dict)->dict:
     "Those that the notebook has."
@@ -34,11 +40,16 @@ def one(name, out, parameters):
     "Run a notebook: a row of what it did."
     path, before, start = project_root()/'nbs'/f'{name}.ipynb', snapshot(out), time.time()
     trained, error = set((out/'runs').glob('*.json')), ''
-    try: papermill.execute_notebook(path, out/path.name, known_parameters(path, {'out': str(out), **parameters}), cwd=str(project_root()), progress_bar=False, log_level='WARNING')
+    try:
+        papermill.execute_notebook(path, out/path.name, known_parameters(path, {'out': str(out),
+            **parameters}), cwd=str(project_root()), progress_bar=False, log_level='WARNING')
     except papermill.PapermillExecutionError as e: error = f'{e.ename}: {e.evalue}'.splitlines()[0]
     after = snapshot(out)
-    return dict(notebook=name, seconds=round(time.time() - start), runs=len(set((out/'runs').glob('*.json')) - trained),
-                new=len(set(after) - set(before)), changed=sum(after.get(p) != b for p, b in before.items()), same=sum(after.get(p) == b for p, b in before.items()), error=error)
+    return dict(notebook=name, seconds=round(time.time() - start),
+                runs=len(set((out/'runs').glob('*.json')) - trained),
+                new=len(set(after) - set(before)), changed=sum(after.get(p) != b for p,
+                    b in before.items()), same=sum(after.get(p) == b for p, b in before.items()),
+                    error=error)
 
 # %% ../../nbs/report/8_everything.ipynb #6d7886b9
 def regenerate(
@@ -49,6 +60,8 @@ def regenerate(
     "Run companion notebooks in order; one that fails does not stop the others."
     names, out = list(PLAN if names is None else names), results_folder(out)
     missing = [n for n in names if not (project_root()/'nbs'/f'{n}.ipynb').exists()]
-    if missing: raise ValueError(f'no notebook {missing[0]!r} in nbs/: use some of {", ".join(PLAN)}')
+    if missing:
+        raise ValueError(f'no notebook {missing[0]!r} in nbs/: use some of {", ".join(PLAN)}')
     out.mkdir(parents=True, exist_ok=True)
-    return pd.DataFrame([one(n, out, {**PLAN.get(n, {}), **parameters}) for n in tqdm(names, desc='notebooks', disable=not progress)]).set_index('notebook')
+    return pd.DataFrame([one(n, out, {**PLAN.get(n, {}), **parameters}) for n in tqdm(names,
+        desc='notebooks', disable=not progress)]).set_index('notebook')

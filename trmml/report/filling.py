@@ -36,11 +36,14 @@ def fill_quality(
     truth,    # (N, C) in {1, -1}
 )->dict:      # share of blanks filled, and for ones and zeros: count, precision, recall; in 0..1
     "How right the filled blanks are, and how many of them there are."
-    filled, known, truth = (np.asarray(x) for x in (filled, known, truth)); blank = known == 0
+    filled, known, truth = (np.asarray(x) for x in (filled, known, truth))
+    blank = known == 0
     out = dict(coverage=float((filled[blank] != 0).mean()))
     for name, y in ('ones', 1), ('zeros', -1):
-        said, true = blank & (filled == y), blank & (truth == y); right = int((said & true).sum())
-        out |= {name: int(said.sum()), f'precision_{name}': right/max(int(said.sum()), 1), f'recall_{name}': right/max(int(true.sum()), 1)}
+        said, true = blank & (filled == y), blank & (truth == y)
+        right = int((said & true).sum())
+        out |= {name: int(said.sum()), f'precision_{name}': right/max(int(said.sum()), 1),
+                f'recall_{name}': right/max(int(true.sum()), 1)}
     return out
 
 # %% ../../nbs/report/6_filling.ipynb #dec725fc
@@ -52,8 +55,10 @@ def same_counts(
     "Fill the blanks with the highest scores by 1 and those with the lowest by -1."
     out, blank = np.array(known), np.flatnonzero(np.asarray(known) == 0)
     order = blank[np.argsort(-np.asarray(scores).ravel()[blank], kind='stable')]
-    if ones + zeros > len(order): raise ValueError(f'{ones} + {zeros} cells to fill, {len(order)} blanks')
-    out.ravel()[order[:ones]] = 1; out.ravel()[order[len(order) - zeros:]] = -1
+    if ones + zeros > len(order):
+        raise ValueError(f'{ones} + {zeros} cells to fill, {len(order)} blanks')
+    out.ravel()[order[:ones]] = 1
+    out.ravel()[order[len(order) - zeros:]] = -1
     return out
 
 # %% ../../nbs/report/6_filling.ipynb #b10e8dfd
@@ -66,7 +71,8 @@ def rival_scores(
 ):                 # (N, C) scores in 0..1
     "Scores of another method for all photos of a data set."
     settings = dict(chosen(name, clip.name), seed=seed) if name == 'dualcoop' else {}
-    method = create(name, clip, ds.prompts, **(settings | (dict(epochs=epochs) if epochs and settings else {})))
+    method = create(name, clip, ds.prompts,
+                    **(settings | (dict(epochs=epochs) if epochs and settings else {})))
     fit(method, Rows(store, keep), torch.from_numpy(known[keep]), seed)
     return predict(method, store)
 
@@ -78,29 +84,41 @@ def compare_seed(
     confidence=.9, epochs=None, device='cpu',
 )->list:               # of dict, a row for each method and kind of score
     "TRM-ML's filled blanks, and the others' at the same coverage."
-    known = partial(ds.labels, ratio, seed); table = pd.DataFrame(known, index=ds.paths, columns=ds.classes).replace({0: pd.NA, -1: 0})
+    known = partial(ds.labels, ratio, seed)
+    table = pd.DataFrame(known, index=ds.paths, columns=ds.classes).replace({0: pd.NA, -1: 0})
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        model = TRMML(backbone=backbone, weights=weights, epochs=epochs, seed=seed, device=device, progress=False, workers=0).fit(ds, table)
-    clip = model.load_backbone(); store = extract(clip, ds, workers=0).in_memory(); keep, held = set_aside(known, model.held_out, seed)
-    ours = decide(model.calibration_(predict(model.method_, store)).numpy(), known, confidence)[0]   # what `complete` writes, from stored features
-    q = fill_quality(ours, known, ds.labels); rows = [dict(method='trmml', scores='calibrated', **q)]
+        model = TRMML(backbone=backbone, weights=weights, epochs=epochs, seed=seed, device=device,
+                      progress=False, workers=0).fit(ds, table)
+    clip = model.load_backbone()
+    store = extract(clip, ds, workers=0).in_memory()
+    keep, held = set_aside(known, model.held_out, seed)
+    # what `complete` writes, from stored features
+    ours = decide(model.calibration_(predict(model.method_, store)).numpy(), known, confidence)[0]
+    q = fill_quality(ours, known, ds.labels)
+    rows = [dict(method='trmml', scores='calibrated', **q)]
     for name in RIVALS:
         p = rival_scores(name, clip, ds, store, known, keep, seed, epochs)
         for kind, s in ('as they are', p), ('calibrated', calibrate(p[held], known[held])(p)):
-            rows.append(dict(method=name, scores=kind, **fill_quality(same_counts(s, known, q['ones'], q['zeros']), known, ds.labels)))
+            rows.append(dict(method=name, scores=kind, **fill_quality(same_counts(s, known,
+                q['ones'], q['zeros']), known, ds.labels)))
     return [dict(r, known=ratio, seed=seed) for r in rows]
 
 # %% ../../nbs/report/6_filling.ipynb #4fc3d841
 def compare(
-    dataset, ratio, seeds, folder,   # as for `trmml.data.load`; known ratio; list; where results are kept
+    dataset, ratio, seeds,
+    folder,   # as for `trmml.data.load`; known ratio; list; where results are kept
     root=None, **how,                # of the data; backbone, weights, confidence, epochs, device
 )->pd.DataFrame:                     # a row for each method, kind of score and seed
     "All seeds; those whose file is there are read."
     rows, folder = [], Path(folder)
     for seed in seeds:
-        said = dict(dataset=str(dataset), ratio=ratio, seed=seed, version=1, **how); path = folder/f'blanks-{hashlib.sha1(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]}.json'
-        if not path.exists(): write_whole(path, json.dumps(compare_seed(data.load(dataset, 'train', root), ratio, seed, **how)))
+        said = dict(dataset=str(dataset), ratio=ratio, seed=seed, version=1, **how)
+        path = (
+            folder/f'blanks-{hashlib.sha1(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]}.json')
+        if not path.exists():
+            write_whole(path, json.dumps(compare_seed(data.load(dataset, 'train', root), ratio,
+                                                      seed, **how)))
         rows += json.loads(path.read_text())
     return pd.DataFrame(rows)
 
@@ -111,18 +129,26 @@ def for_people(
     "Means over seeds in percent, with deviations."
     t = t.assign(method=t.method.map(lambda m: TITLES.get(m, m)))
     shown = ['coverage', 'precision_ones', 'recall_ones', 'precision_zeros', 'recall_zeros']
-    g = t.groupby(['method', 'scores'], sort=False)[shown]; mean, std = 100*g.mean(), 100*g.std().fillna(0)
+    g = t.groupby(['method', 'scores'], sort=False)[shown]
+    mean, std = 100*g.mean(), 100*g.std().fillna(0)
     cell = lambda m, s: f'{m:.1f} ± {s:.1f}'
-    return pd.DataFrame({c.replace('_', ', '): [cell(m, s) for m, s in zip(mean[c], std[c])] for c in shown}, index=mean.index)
+    return pd.DataFrame({c.replace('_', ', '): [cell(m, s) for m, s in zip(mean[c], std[c])]
+                         for c in shown}, index=mean.index)
 
 # %% ../../nbs/report/6_filling.ipynb #92a3b18f
 def verdict(t):
     "In how many seeds TRM-ML is above each of the others, in precision and recall of ones and of zeros."
-    wide = t.set_index(['seed', 'method', 'scores'])[['precision_ones', 'recall_ones', 'precision_zeros', 'recall_zeros']]
-    ours = wide.xs(('trmml', 'calibrated'), level=(1, 2)); lines = []
+    wide = t.set_index(['seed', 'method', 'scores'])[['precision_ones', 'recall_ones',
+                                                      'precision_zeros', 'recall_zeros']]
+    ours = wide.xs(('trmml', 'calibrated'), level=(1, 2))
+    lines = []
     for (m, s), own in wide.drop(index='trmml', level=1).groupby(level=(1, 2), sort=False):
         d = 100*(ours - own.droplevel((1, 2)))
-        lines.append(f"against {TITLES.get(m, m)}, scores {s}: precision of ones {d.precision_ones.mean():+.1f} (higher in {int((d.precision_ones > 0).sum())} of {len(d)} seeds), recall of ones {d.recall_ones.mean():+.1f}; precision of zeros {d.precision_zeros.mean():+.2f}, recall {d.recall_zeros.mean():+.2f}")
+        lines.append(f"against {TITLES.get(m, m)}, scores {s}: precision of ones "
+                     f"{d.precision_ones.mean():+.1f} (higher in "
+                     f"{int((d.precision_ones > 0).sum())} of {len(d)} seeds), recall of ones "
+                     f"{d.recall_ones.mean():+.1f}; precision of zeros "
+                     f"{d.precision_zeros.mean():+.2f}, recall {d.recall_zeros.mean():+.2f}")
     return '\n'.join([*lines, conclusion(t)])
 
 # %% ../../nbs/report/6_filling.ipynb #bbf0e4c5
@@ -131,12 +157,21 @@ def conclusion(
 )->str:
     "A sentence: whether TRM-ML's ones are better than each of the others', in precision and recall, in every seed; by how much the nearest is behind."
     wide = t.set_index(['method', 'scores', 'seed'])[['precision_ones', 'recall_ones']].sort_index()
-    gain = wide.drop(index='trmml', level=0) - wide.loc['trmml', 'calibrated'].reindex(wide.drop(index='trmml', level=0).index, level='seed'); gain = -100*gain
+    gain = wide.drop(index='trmml', level=0) - wide.loc['trmml',
+                                                        'calibrated'].reindex(
+                                                            wide.drop(index='trmml', level=0).index,
+                                                            level='seed')
+    gain = -100*gain
     name = lambda k: f'{TITLES.get(k[0], k[0])}, scores {k[1]}'
     not_above = [name(k) for k, g in gain.groupby(level=(0, 1)) if not (g > 0).all(axis=None)]
-    if not_above: return f'At the same coverage TRM-ML is not above {"; ".join(not_above)} in every seed.'
-    mean = gain.groupby(level=(0, 1)).mean(); k = mean.precision_ones.idxmin()
-    return f'At the same coverage TRM-ML writes better ones than each of the others, in precision and recall, in all of {t.seed.nunique()} seeds; nearest is {name(k)}, {mean.loc[k].precision_ones:.1f} points of precision and {mean.loc[k].recall_ones:.1f} of recall behind.'
+    if not_above:
+        return f'At the same coverage TRM-ML is not above {"; ".join(not_above)} in every seed.'
+    mean = gain.groupby(level=(0, 1)).mean()
+    k = mean.precision_ones.idxmin()
+    return (f'At the same coverage TRM-ML writes better ones than each of the others, in precision '
+            f'and recall, in all of {t.seed.nunique()} seeds; nearest is {name(k)}, '
+            f'{mean.loc[k].precision_ones:.1f} points of precision and '
+            f'{mean.loc[k].recall_ones:.1f} of recall behind.')
 
 # %% ../../nbs/report/6_filling.ipynb #55fc34c5
 @torch.inference_mode()
@@ -145,8 +180,11 @@ def plain_loop(
     paths,
 ):           # (N, C) float32 scores, not calibrated
     "Photos one by one."
-    clip, rows = model.method_.clip, []; prepare = clip.preprocess()
-    for p in paths: rows.append(model.method_.scores(clip.features(prepare(open_image(p))[None].to(clip.device, clip.dtype))).float().cpu())
+    clip, rows = model.method_.clip, []
+    prepare = clip.preprocess()
+    for p in paths:
+        rows.append(model.method_.scores(clip.features(prepare(open_image(p))[None].to(clip.device,
+            clip.dtype))).float().cpu())
     return torch.cat(rows).numpy()
 
 # %% ../../nbs/report/6_filling.ipynb #770400a0
@@ -156,13 +194,20 @@ def predict_speed(
     part=250,     # photos at a time: loop and `predict` take turns, so that other work on the machine meets both
 )->dict:          # photos a second of both, ratio, largest difference of scores in the first part, load of the machine meanwhile
     "Photos a second: plain loop and `predict`, each once over all photos."
-    seconds, scores = [0., 0.], []; plain_loop(model, paths[:8]); model.predict(paths[:16])   # both warm
+    seconds, scores = [0., 0.], []
+    plain_loop(model, paths[:8])
+    model.predict(paths[:16])  # both warm
     for i in range(0, len(paths), part):
         for k in (0, 1) if i//part % 2 == 0 else (1, 0):
-            start = time.perf_counter(); p = (plain_loop, TRMML.predict)[k](model, paths[i:i + part])
-            seconds[k] += time.perf_counter() - start; scores += [p] if k == 0 else []
-    n = len(paths); x, y = n/seconds[0], n/seconds[1]; a, b = scores[0], model.raw(paths[:part])   # raw: calibration may hide a difference
-    return dict(photos=n, image_size=model.method_.clip.image_size, backbone=model.backbone, loop=x, predict=y, ratio=y/x, difference=float(np.abs(a - b).max()),
+            start = time.perf_counter()
+            p = (plain_loop, TRMML.predict)[k](model, paths[i:i + part])
+            seconds[k] += time.perf_counter() - start
+            scores += [p] if k == 0 else []
+    n = len(paths)
+    x, y = n/seconds[0], n/seconds[1]
+    a, b = scores[0], model.raw(paths[:part])  # raw: calibration may hide a difference
+    return dict(photos=n, image_size=model.method_.clip.image_size, backbone=model.backbone, loop=x,
+                predict=y, ratio=y/x, difference=float(np.abs(a - b).max()),
                 load=os.getloadavg()[1], threads=torch.get_num_threads())
 
 # %% ../../nbs/report/6_filling.ipynb #16a5ece5
@@ -172,5 +217,7 @@ def speed_in_words(
     "Photos a second of both ways; 'not run' where nobody has measured."
     if not Path(file).exists(): return 'not run'
     s = pd.read_csv(file).iloc[0]
-    return (f'{s.photos} photos, {s.backbone} at {s.image_size} pixels, {s.device} with {s.cores} cores, {s.threads} threads, load {s.load:.1f}: '
-            f'plain loop {s.loop:.1f} photos a second, predict {s.predict:.1f} ({s.ratio:.1f} times); largest difference of a score {s.difference:.1e}')
+    return (f'{s.photos} photos, {s.backbone} at {s.image_size} pixels, {s.device} with {s.cores} '
+            f'cores, {s.threads} threads, load {s.load:.1f}: '
+            f'plain loop {s.loop:.1f} photos a second, predict {s.predict:.1f} ({s.ratio:.1f} '
+            f'times); largest difference of a score {s.difference:.1e}')

@@ -17,7 +17,8 @@ from ..regions import entropy
 
 # %% ../../nbs/report/5_region_quality.ipynb #72eeaff8
 SIZES = {'small': (0., .03), 'medium': (.03, .1), 'large': (.1, np.inf)}   # share of the picture
-MEASURES = {'hit': 'pointing game', 'energy': 'energy inside', 'even': 'energy, equal spread', 'iou': 'IoU'}
+MEASURES = {'hit': 'pointing game', 'energy': 'energy inside', 'even': 'energy, equal spread',
+            'iou': 'IoU'}
 FINE = (56, 56)   # cells of a picture for energy and IoU
 
 def judge_maps(
@@ -28,7 +29,8 @@ def judge_maps(
 )->pd.DataFrame:     # n rows: hit, energy, even, iou, share (of the picture that is box), all in 0..1
     "The measures of every map."
     coarse, fine = box_masks(boxes, maps.shape[1:]), box_masks(boxes, FINE)
-    found = dict(hit=pointing_game(maps, coarse), energy=energy_in_box(maps, fine), even=energy_in_box(to_power(maps, power), fine),
+    found = dict(hit=pointing_game(maps, coarse), energy=energy_in_box(maps, fine),
+                 even=energy_in_box(to_power(maps, power), fine),
                  iou=map_iou(maps, fine, threshold), share=fine.float().mean((1, 2)))
     return pd.DataFrame({k: v.numpy() for k, v in found.items()})
 
@@ -55,11 +57,13 @@ def equal_spread(
     low=.05, high=50.,
 )->float:
     "The power after which maps are as concentrated as the objects, by mean entropy."
-    cells = maps[0].numel(); share = box_masks(boxes, FINE).float().mean((1, 2))
+    cells = maps[0].numel()
+    share = box_masks(boxes, FINE).float().mean((1, 2))
     goal = (share*cells).clamp(min=1).log().mean()/np.log(cells)
     for _ in range(40):
         middle = (low*high)**.5
-        low, high = (middle, high) if entropy(to_power(maps, middle)).mean() > goal else (low, middle)
+        low, high = (middle, high) if entropy(to_power(maps, middle)).mean() > goal else (low,
+            middle)
     return float(low)
 
 # %% ../../nbs/report/5_region_quality.ipynb #805317fa
@@ -69,8 +73,10 @@ def pairs_of(
     root=None, out='results', device='cpu',
 ):                    # maps, boxes, row of each pair in the split, its class column
     "Maps and boxes of the classes in some pictures."
-    ds, method = runs.load_split(run.dataset, split, root, run.difficult, run.data), runs.trained(run, out, root, device)
-    store = runs.load_features(run.backbone, run.weights, run.image_size, device, run.dataset, split, root, run.difficult, 0, run.data)
+    ds = runs.load_split(run.dataset, split, root, run.difficult, run.data)
+    method = runs.trained(run, out, root, device)
+    store = runs.load_features(run.backbone, run.weights, run.image_size, device, run.dataset,
+                               split, root, run.difficult, 0, run.data)
     some = np.random.RandomState(0).permutation(len(ds))[:limit]
     maps, image, label, boxes = class_maps(method, ds, store, some)
     return maps, boxes, some[image], label
@@ -80,7 +86,8 @@ def measure(
     limit=1000,       # pictures of test; a third as many of train choose threshold and power
 )->pd.DataFrame:      # one row a pair: hit, energy, even, iou, share, image, label; threshold and power are in `.attrs`
     "Region measures of one trained run."
-    learn = pairs_of(run, 'train', limit//3, root, out, device)[:2]; t, power = best_threshold(*learn), equal_spread(*learn)
+    learn = pairs_of(run, 'train', limit//3, root, out, device)[:2]
+    t, power = best_threshold(*learn), equal_spread(*learn)
     maps, boxes, image, label = pairs_of(run, 'test', limit, root, out, device)
     pairs = judge_maps(maps, boxes, t, power).assign(image=image, label=label)
     pairs.attrs.update(threshold=t, power=power)
@@ -96,13 +103,17 @@ def region_frame(
     rows = []
     for (m, s), p in measured.items():
         if by is None: parts = {name: p[k] for k, name in MEASURES.items()}
-        else: parts = {name: p[of][(p.share >= low) & (p.share < high)] for name, (low, high) in SIZES.items()}
-        rows += [dict(method=m, seed=s, known=name, mAP=100*v.mean()) for name, v in parts.items() if len(v)]
+        else:
+            parts = {name: p[of][(p.share >= low) & (p.share < high)] for name,
+                     (low, high) in SIZES.items()}
+        rows += [dict(method=m, seed=s, known=name, mAP=100*v.mean()) for name, v in parts.items()
+                 if len(v)]
     return pd.DataFrame(rows)
 
 def chance(measured:dict)->dict: # column -> percent
     "What a random map would have, for the pointing game and the energy: the mean share of boxes, in all and by size."
-    p = next(iter(measured.values())); inside = {n: p.share[(p.share >= low) & (p.share < high)] for n, (low, high) in SIZES.items()}
+    p = next(iter(measured.values()))
+    inside = {n: p.share[(p.share >= low) & (p.share < high)] for n, (low, high) in SIZES.items()}
     return {n: 100*v.mean() for n, v in {'all': p.share, **inside}.items() if len(v)}
 
 # %% ../../nbs/report/5_region_quality.ipynb #8aa097f6
@@ -115,7 +126,8 @@ def ap_by_size(
     labels, share = np.asarray(labels), np.full(np.shape(labels), np.nan)
     share[pairs.image, pairs.label] = pairs.share
     of = lambda low, high: np.where((labels != 1) | ((share >= low) & (share < high)), labels, 0)
-    return {name: 100*float(average_precision(scores, of(*bounds)).nanmean()) for name, bounds in SIZES.items()}
+    return {name: 100*float(average_precision(scores, of(*bounds)).nanmean()) for name,
+            bounds in SIZES.items()}
 
 # %% ../../nbs/report/5_region_quality.ipynb #ffb53520
 def misses(
@@ -124,6 +136,7 @@ def misses(
     n:int,
 ):                      # rows of the split, class columns; at most n
     "The surest right answers with the wrong region."
-    out = pairs[pairs.hit == 0].assign(score=lambda t: np.asarray(scores)[t.image, t.label]).sort_values('score', ascending=False, kind='stable')
+    out = pairs[pairs.hit == 0].assign(score=lambda t: np.asarray(scores)[t.image,
+        t.label]).sort_values('score', ascending=False, kind='stable')
     out = out.drop_duplicates('image').head(n)
     return out.image.to_numpy(), out.label.to_numpy()

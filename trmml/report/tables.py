@@ -25,11 +25,16 @@ from ..train.method import Method
 from ..methods import METHODS, TITLES, find
 
 # %% ../../nbs/report/2_tables.ipynb #0b03ee1d
-PRINTED = {'dualcoop': 'DualCoOp', 'dualcoop-tai': 'DualCoOp (reproduced)', 'taidpt+dualcoop': 'TaI-DPT+DualCoOp', 'scpnet': 'SCPNet',
-           'hspnet': 'HSPNet', 'taiadapter+dualcoop': 'TaI-Adapter+DualCoOp', 'trmml': 'TRM-ML', 'taidpt+trmml': 'TaI-DPT+TRM-ML'}
-VANILLA = {'curriculum': 'Curriculum labeling', 'partial-bce': 'Partial-BCE', 'ssgrl': 'SSGRL', 'mlgcn': 'ML-GCN', 'sst': 'SST', 'sarb': 'SARB',
+PRINTED = {'dualcoop': 'DualCoOp', 'dualcoop-tai': 'DualCoOp (reproduced)',
+           'taidpt+dualcoop': 'TaI-DPT+DualCoOp', 'scpnet': 'SCPNet',
+           'hspnet': 'HSPNet', 'taiadapter+dualcoop': 'TaI-Adapter+DualCoOp', 'trmml': 'TRM-ML',
+           'taidpt+trmml': 'TaI-DPT+TRM-ML'}
+VANILLA = {'curriculum': 'Curriculum labeling', 'partial-bce': 'Partial-BCE', 'ssgrl': 'SSGRL',
+           'mlgcn': 'ML-GCN', 'sst': 'SST', 'sarb': 'SARB',
            'lsan': 'LSAN', 'role': 'ROLE', 'largeloss': 'LargeLoss', 'hill': 'Hill', 'splc': 'SPLC'}
-PRINTED |= VANILLA | {f'{m}-frozen': PRINTED.get(m) or VANILLA[m] for m in ('scpnet', 'hspnet', *VANILLA)}   # beside a stand-in stands its original
+# beside a stand-in stands its original
+PRINTED |= VANILLA | {f'{m}-frozen': PRINTED.get(m) or VANILLA[m] for m in ('scpnet', 'hspnet',
+    *VANILLA)}
 
 def printed(
     table:str,         # 'table1', ...
@@ -52,12 +57,15 @@ def gather(
 )->tuple:            # one row a run, as from `trmml.runs.labelled`; list of dict; label -> runs that are missing
     "Results of many named runs, and what is not there."
     todo = [r for k, g in grids.items() if k in train for r in g]
-    for wave in ([o for r in todo if (o := runs.origin(r))], todo): runs.perform_all(wave, root, out, device, n_jobs)
+    for wave in ([o for r in todo if (o := runs.origin(r))], todo):
+        runs.perform_all(wave, root, out, device, n_jobs)
     found = {k: [runs.stored(r, out, root, device) for r in g] for k, g in grids.items()}
     missing = {k: [r for r, x in zip(grids[k], f) if x is None] for k, f in found.items()}
     results = [x for f in found.values() for x in f]
-    df = runs.labelled(grids, results) if any(results) else pd.DataFrame(columns=['method', 'known', 'seed', 'mAP', 'seconds'])
-    return runs.spread(df, [round(100*r, 4) for r in ratios]) if len(df) else df, [x for x in results if x], {k: m for k, m in missing.items() if m}
+    df = runs.labelled(grids, results) if any(results) else pd.DataFrame(columns=['method', 'known',
+        'seed', 'mAP', 'seconds'])
+    return runs.spread(df, [round(100*r, 4) for r in ratios]) if len(df) else df, [x
+        for x in results if x], {k: m for k, m in missing.items() if m}
 
 # %% ../../nbs/report/2_tables.ipynb #9c1948c2
 def means(
@@ -67,9 +75,11 @@ def means(
     average='avg',    # name of the last column; None: no average
 )->pd.DataFrame:      # index label; columns (column, mean | std | seeds)
     "Mean, deviation and number of seeds of every cell, empty ones too."
-    w = df.astype({'mAP': float}).pivot_table(index=['method', 'seed'], columns='known', values='mAP').reindex(columns=columns)
+    w = df.astype({'mAP': float}).pivot_table(index=['method', 'seed'], columns='known',
+                                              values='mAP').reindex(columns=columns)
     if average: w[average] = w[list(columns)].mean(axis=1, skipna=False)
-    t = w.groupby('method').agg(['mean', 'std', 'count']).rename(columns=dict(count='seeds'), level=1).reindex(labels)
+    t = w.groupby('method').agg(['mean', 'std', 'count']).rename(columns=dict(count='seeds'),
+        level=1).reindex(labels)
     seeds = [c for c in t if c[1] == 'seeds']
     t[seeds] = t[seeds].fillna(0).astype(int)
     return t
@@ -83,7 +93,8 @@ def by_setup(
     "Rows with the setup in the place of the ratio."
     moves = df.method.map(runs.moves).astype(bool)
     still = [df[~moves].assign(known=s) for s in SETUPS.values()]
-    return pd.concat([df[moves].assign(known=df[moves].protocol.map(SETUPS)), *still], ignore_index=True)
+    return pd.concat([df[moves].assign(known=df[moves].protocol.map(SETUPS)), *still],
+                     ignore_index=True)
 
 def printed_setups(
     dataset:str,  # coco2014, voc2012, nuswide, cub200
@@ -91,7 +102,8 @@ def printed_setups(
 )->pd.DataFrame:  # index method, columns as from `by_setup`; empty where the paper has none
     "Printed rows of Table 2 for one data set."
     t, columns = printed('table2', folder=folder), {f'{k}_{dataset}': s for k, s in SETUPS.items()}
-    return t[list(columns)].rename(columns=columns).dropna(how='all') if set(columns) <= set(t) else t.iloc[:0, :0]
+    return t[list(columns)].rename(columns=columns).dropna(how='all') if set(columns) <= set(
+        t) else t.iloc[:0, :0]
 
 # %% ../../nbs/report/2_tables.ipynb #7adf87ee
 MARK = '°'   # not distinguishable from the table's own method
@@ -115,8 +127,10 @@ def printed_row(
 )->list:           # of float, nan where nothing is printed
     "Printed numbers for the columns shown; the average is over these."
     name = lambda c: c if isinstance(c, str) else f'{c:g}'
-    shown, there = [name(c) for c in columns if c != 'avg'], [k for k in p.index if k != 'avg' and pd.notna(p[k])]
-    own = p.get('avg', math.nan) if set(there) <= set(shown) and pd.notna(p.get('avg', math.nan)) else p.reindex(shown).astype(float).mean(skipna=False)
+    shown = [name(c) for c in columns if c != 'avg']
+    there = [k for k in p.index if k != 'avg' and pd.notna(p[k])]
+    own = p.get('avg', math.nan) if set(there) <= set(shown) and pd.notna(p.get('avg',
+        math.nan)) else p.reindex(shown).astype(float).mean(skipna=False)
     return [own if c == 'avg' else p.get(name(c), math.nan) for c in columns]
 
 # %% ../../nbs/report/2_tables.ipynb #d38e5345
@@ -131,10 +145,14 @@ def beside(
     columns, rows = list(dict.fromkeys(t.columns.get_level_values(0))), {}
     old = lambda p: [number(x) for x in printed_row(p, columns)]
     known = {} if paper is None else {k: p for k, p in paper.iterrows()}
-    for p in [p for p in known if p not in {names.get(m, m) for m in t.index}]: rows[p, source] = old(known[p])
+    for p in [p for p in known if p not in {names.get(m, m) for m in t.index}]:
+        rows[p, source] = old(known[p])
     for m in t.index:
-        if names.get(m, m) in known: rows.setdefault((names.get(m, m), source), old(known[names.get(m, m)]))
-        rows[TITLES.get(m, m), 'measured'] = [runs.cell(*t.loc[m, c][['mean', 'std', 'seeds']]) + (MARK if m in marked and i + 1 == len(columns) else '')
+        if names.get(m, m) in known:
+            rows.setdefault((names.get(m, m), source), old(known[names.get(m, m)]))
+        rows[TITLES.get(m, m), 'measured'] = [runs.cell(*t.loc[m, c][['mean', 'std', 'seeds']])
+                                              + (MARK if m in marked and i + 1 == len(columns)
+                                                 else '')
                                               for i, c in enumerate(columns)]
     heads = [c if isinstance(c, str) else f'{c:g} %' for c in columns]
     return pd.DataFrame(rows, index=heads).T.rename_axis(['method', 'source'])
@@ -149,12 +167,14 @@ def order_pairs(
     rows, there = [], {m: names[m] for m in df.method.unique() if names.get(m) in paper.index}
     heads = {k: k if isinstance(k, str) else f'{k:g}' for k in df.known.unique()}
     for a, b in combinations(there, 2):
-        x, y = (paper.loc[there[m]].reindex(heads.values()).astype(float) for m in (a, b)); d = (x - y).dropna()
+        x, y = (paper.loc[there[m]].reindex(heads.values()).astype(float) for m in (a, b))
+        d = (x - y).dropna()
         if not len(d) or d.mean() == 0: continue
         if d.mean() < 0: a, b = b, a
         m = runs.paired(df[df.known.map(heads).isin(d.index)], a, b)
         verdict = 'same' if m['low'] > 0 else 'other' if m['high'] < 0 else 'open'
-        rows.append(dict(a=a, b=b, printed=abs(d.mean()), measured=m['mean'], low=m['low'], high=m['high'], verdict=verdict))
+        rows.append(dict(a=a, b=b, printed=abs(d.mean()), measured=m['mean'], low=m['low'],
+                         high=m['high'], verdict=verdict))
     return pd.DataFrame(rows, columns=['a', 'b', 'printed', 'measured', 'low', 'high', 'verdict'])
 
 # %% ../../nbs/report/2_tables.ipynb #fc700874
@@ -164,11 +184,17 @@ def order_said(
 )->str:                 # one line, then one a contradiction, largest first
     "How the measured order of methods compares with the printed one."
     if not len(pairs): return f'No two of the methods that were run stand {where}.'
-    n = pairs.verdict.value_counts(); other = pairs[pairs.verdict == 'other'].sort_values('measured')
-    head = (f"Of {len(pairs)} pairs of methods that stand {where}, {n.get('same', 0)} have the same order here, "
-            f"{n.get('open', 0)} cannot be told apart, {n.get('other', 0)} the other way round{':' if len(other) else '.'}")
+    n = pairs.verdict.value_counts()
+    other = pairs[pairs.verdict == 'other'].sort_values('measured')
+    head = (f"Of {len(pairs)} pairs of methods that stand {where}, {n.get('same', 0)} have the "
+            f"same order here, "
+            f"{n.get('open', 0)} cannot be told apart, {n.get('other', 0)} the other way "
+            f"round{':' if len(other) else '.'}")
     title = lambda m: TITLES.get(m, m)
-    return '\n'.join([head, *(f'{title(p.a)} is below {title(p.b)} by {-p.measured:.1f} ({-p.high:.1f} to {-p.low:.1f}), printed above it by {p.printed:.1f}' for p in other.itertuples())])
+    return '\n'.join([head,
+                      *(f'{title(p.a)} is below {title(p.b)} by {-p.measured:.1f} ({-p.high:.1f} '
+                        f'to {-p.low:.1f}), printed above it by {p.printed:.1f}'
+                        for p in other.itertuples())])
 
 # %% ../../nbs/report/2_tables.ipynb #04650524
 def below_zero_shot(
@@ -180,24 +206,29 @@ def below_zero_shot(
     if floor not in mean: return ''
     low = [m for m in mean.index[mean < mean[floor]] if m in METHODS and find(m)[0].trainable]
     names = ', '.join(f'{TITLES.get(m, m)} {mean[m]:.1f}' for m in low)
-    return f'Below {TITLES[floor]} ({mean[floor]:.1f}), which is not trained: {names or "none"}.' + (' A gap to these says nothing about the published methods.' if low else '')
+    return (f'Below {TITLES[floor]} ({mean[floor]:.1f}), which is not trained: {names or "none"}.'
+            + (' A gap to these says nothing about the published methods.' if low else ''))
 
 # %% ../../nbs/report/2_tables.ipynb #39473315
-REPAIRS = ('lsan', 'll-r', 'll-ct', 'hill', 'splc')   # losses made to repair BCE that counts unknown labels as absent
+# losses made to repair BCE that counts unknown labels as absent
+REPAIRS = ('lsan', 'll-r', 'll-ct', 'hill', 'splc')
 
 def against(d, l, other):
     "Which side of another loss one is on, and by how much; None if one of them was not run."
     if {l, other} - {*d.method}: return None
-    p = runs.paired(d, l, other); side = 'above' if p['low'] > 0 else 'below' if p['high'] < 0 else 'not told apart'
+    p = runs.paired(d, l, other)
+    side = 'above' if p['low'] > 0 else 'below' if p['high'] < 0 else 'not told apart'
     return side, f"{l} {p['mean']:+.1f} ({p['low']:+.1f} to {p['high']:+.1f})"
 
 def sides(d, some, other):
     "Some losses against another one, by side."
     found = [f for l in some if (f := against(d, l, other))]
-    return '; '.join(f"{s}: {', '.join(t for k, t in found if k == s) or 'none'}" for s in ('above', 'below', 'not told apart'))
+    return '; '.join(f"{s}: {', '.join(t for k, t in found if k == s) or 'none'}" for s in ('above',
+        'below', 'not told apart'))
 
 # %% ../../nbs/report/2_tables.ipynb #71028645
-def better(d, some, other): return ', '.join(l for l in some if (f := against(d, l, other)) and f[0] == 'above') or 'none'
+def better(d, some, other):
+    return ', '.join(l for l in some if (f := against(d, l, other)) and f[0] == 'above') or 'none'
 
 def losses_said(
     rows:pd.DataFrame,   # loss, matching, known, seed, mAP (percent)
@@ -205,13 +236,23 @@ def losses_said(
     "Which losses are above or below which for each way to match, with intervals over seeds."
     lines = []
     for k, d in rows.rename(columns=dict(loss='method')).groupby('matching', sort=False):
-        out = [l for l in d.method.unique() if l not in ('asl', 'asl-an', 'bce-an', *REPAIRS)]; cost = against(d, 'asl-an', 'asl')
-        lines.append(f"{k}: asl {d[d.method == 'asl'].mAP.mean():.1f} mAP. Losses that leave unknown labels out, against it: {sides(d, out, 'asl')}."
-                     + (f" Counting unknown labels as absent: {cost[1]}, {cost[0]}. Losses made to repair that, against bce-an: {sides(d, REPAIRS, 'bce-an')}; against asl-an: {sides(d, REPAIRS, 'asl-an')}." if cost else ''))
-    short = f'For {k} matching, above asl where unknown labels are left out: {better(d, out, "asl")}.'
-    if cost: short += (f" Counting them as absent costs asl {-runs.paired(d, 'asl-an', 'asl')['mean']:.1f} mAP. Repairs that are above bce-an: {better(d, REPAIRS, 'bce-an')}; "
-                       f"above asl-an: {better(d, REPAIRS, 'asl-an')}; above asl itself: {better(d, REPAIRS, 'asl')}.")
-    return '\n'.join([short, *lines, 'Seeds are few, losses are many, and no interval is corrected for their number.'])
+        out = [l for l in d.method.unique() if l not in ('asl', 'asl-an', 'bce-an', *REPAIRS)]
+        cost = against(d, 'asl-an', 'asl')
+        lines.append(f"{k}: asl {d[d.method == 'asl'].mAP.mean():.1f} mAP. Losses that leave "
+                     f"unknown labels out, against it: {sides(d, out, 'asl')}."
+                     + (f" Counting unknown labels as absent: {cost[1]}, {cost[0]}. Losses made to "
+                        f"repair that, against bce-an: {sides(d, REPAIRS, 'bce-an')}; against "
+                        f"asl-an: {sides(d, REPAIRS, 'asl-an')}." if cost else ''))
+    short = (f'For {k} matching, above asl where unknown labels are left out: '
+             f'{better(d, out, "asl")}.')
+    if cost: short += (f" Counting them as absent costs asl "
+                       f"{-runs.paired(d, 'asl-an', 'asl')['mean']:.1f} mAP. Repairs that are "
+                       f"above bce-an: {better(d, REPAIRS, 'bce-an')}; "
+                       f"above asl-an: {better(d, REPAIRS, 'asl-an')}; above asl itself: "
+                       f"{better(d, REPAIRS, 'asl')}.")
+    return '\n'.join([short, *lines,
+                      'Seeds are few, losses are many, and no interval is corrected for their '
+                      'number.'])
 
 # %% ../../nbs/report/2_tables.ipynb #27eb1197
 def file_name(
@@ -220,7 +261,8 @@ def file_name(
     usual:dict,   # their defaults
 )->str:
     "A name for files: the plain one only for default parameters."
-    said = [f'{k}{re.sub(r"[^A-Za-z0-9.]+", "-", str(v)).strip("-")}' for k, v in given.items() if v != usual[k]]
+    said = [f'{k}{re.sub(r"[^A-Za-z0-9.]+", "-", str(v)).strip("-")}' for k, v in given.items()
+            if v != usual[k]]
     text = '-'.join([base, *said])
     return text if len(text) <= 80 else f'{text[:60]}-{hashlib.sha1(text.encode()).hexdigest()[:8]}'
 
@@ -242,25 +284,37 @@ def caption(
     "What the numbers of a table are, in a sentence or two."
     n = int(t.xs('seeds', axis=1, level=1).max().max())
     if n == 1: return 'mAP in percent, of one seed: no spread, and nothing is compared.'
-    return (f"mAP in percent, mean ± standard deviation over {n} seeds. {MARK} The average is not distinguishable from that of "
+    return (f"mAP in percent, mean ± standard deviation over {n} seeds. {MARK} The average is not "
+            f"distinguishable from that of "
             f"{TITLES.get(own, own)} (95 % interval of the paired difference over seeds).")
 
+# %% ../../nbs/report/2_tables.ipynb #1967e240
 def write(shown, t, path, note='', df=None, over='ratios'):
     "All files of a table, with a note below it, and its runs one by one if given; returns how its numbers compare with those found there."
     said = runs.write_table(shown, t, path, note, over)
-    if df is not None: runs.write_whole(f'{path}-runs.csv', df[[c for c in ('method', 'known', 'seed', 'mAP', 'seconds', 'machine') if c in df]].round(3).to_csv(index=False))
-    runs.write_whole(f'{path}.tex', latex(shown) + (f'\\par{{\\footnotesize {in_latex(note)}}}\n' if note else ''))
+    if df is not None:
+        runs.write_whole(f'{path}-runs.csv', df[[c for c in ('method', 'known', 'seed', 'mAP',
+                                                             'seconds', 'machine')
+                                                             if c in df]].round(3).to_csv(
+                                                                 index=False))
+    runs.write_whole(f'{path}.tex', latex(shown) + (f'\\par{{\\footnotesize {in_latex(note)}}}\n'
+                                                    if note else ''))
     return said
 
 # %% ../../nbs/report/2_tables.ipynb #2202be24
-PICTURES = dict(doodles=(2000, 1000, 20), voc2007=(5011, 4952, 20), voc2012=(5717, 5823, 20), coco2014=(82081, 40137, 80), vg200=(82904, 10000, 200),
+PICTURES = dict(doodles=(2000, 1000, 20), voc2007=(5011, 4952, 20), voc2012=(5717, 5823, 20),
+                coco2014=(82081, 40137, 80), vg200=(82904, 10000, 200),
                 nuswide=(150000, 60260, 81), cub200=(5994, 5794, 312))     # train, test, classes
-DENSE = {'doodle-clip': 128*8*8, 'RN50': 1024*14*14, 'RN101': 512*14*14,   # numbers a picture at 256 and 448 pixels
+DENSE = {'doodle-clip': 128*8*8, 'RN50': 1024*14*14,
+         'RN101': 512*14*14,   # numbers a picture at 256 and 448 pixels
          'doodle-resnet': 256*8*8, 'resnet50': 2048*14*14, 'resnet101': 2048*14*14}
-GIGA = {'doodle-clip': .98, 'RN50': 22.74, 'RN101': 37.38}                 # multiply-adds of the image encoder, billions a picture
-TIMED = 'RN101', 128, 320   # backbone and batch of the steps that were timed; steps of a run on the doodles
+# multiply-adds of the image encoder, billions a picture
+GIGA = {'doodle-clip': .98, 'RN50': 22.74, 'RN101': 37.38}
+# backbone and batch of the steps that were timed; steps of a run on the doodles
+TIMED = 'RN101', 128, 320
 
-def size(dataset, counts=None): return PICTURES.get(ALIASES.get(dataset, dataset), counts or 3*(math.nan,))
+def size(dataset, counts=None):
+    return PICTURES.get(ALIASES.get(dataset, dataset), counts or 3*(math.nan,))
 
 # %% ../../nbs/report/2_tables.ipynb #f3fcc8c1
 def timed(
@@ -268,22 +322,31 @@ def timed(
     folder,          # of `out`; where it has no such file, the project's own is read
 )->pd.DataFrame:     # rows with one thread; empty if there is no such file
     "A table of measurements."
-    path = next((f/name for f in (Path(folder)/'tables', project_root()/'results'/'tables') if (f/name).exists()), None)
+    path = next((f/name for f in (Path(folder)/'tables', project_root()/'results'/'tables')
+                 if (f/name).exists()), None)
     t = pd.DataFrame() if path is None else pd.read_csv(path)
     return t[t.threads == 1] if 'threads' in t else t
 
-def measured_costs(out='results')->dict: # seconds of a run on the doodles by method; 'features': seconds a picture by backbone; 'step': part -> classes -> seconds; 'machine'
+# %% ../../nbs/report/2_tables.ipynb #a540e83c
+def measured_costs(
+    out='results')->dict: # seconds of a run on the doodles by method; 'features': seconds a picture by backbone; 'step': part -> classes -> seconds; 'machine'
     "What was timed, from the tables in `out`, else from the project's own."
-    runs_, pictures, steps = (timed(f, out) for f in ('costs.csv', 'table5-latency.csv', 'benchmark-cpu.csv'))
+    runs_, pictures, steps = (timed(f, out) for f in ('costs.csv', 'table5-latency.csv',
+                                                      'benchmark-cpu.csv'))
     ours = steps[steps.side == 'ours'] if len(steps) else steps
-    step = {p: {int(c): s for c, s in zip(t.classes, t['median'])} for p in ('text', 'head') if len(t := ours[ours.part == p] if len(ours) else ours)}
-    features = pictures.groupby('backbone').encoder_seconds.mean().to_dict() if 'encoder_seconds' in pictures else {}
+    step = {p: {int(c): s for c, s in zip(t.classes, t['median'])} for p in ('text', 'head')
+            if len(t := ours[ours.part == p] if len(ours) else ours)}
+    features = pictures.groupby(
+        'backbone').encoder_seconds.mean().to_dict() if 'encoder_seconds' in pictures else {}
     own = dict(zip(runs_.method, runs_.seconds)) if len(runs_) else {}
-    return dict(own, features=features, step=step, machine=steps.device.iloc[0] if len(steps) else 'the machine that made these tables')
+    return dict(own, features=features, step=step, machine=steps.device.iloc[0] if len(steps)
+                else 'the machine that made these tables')
 
 def write_costs(results, out='results'):
     "Keep the seconds of each method's shortest run on a processor: others had less of it to themselves."
-    if results := [r for r in results if r and r.get('device', 'cpu') == 'cpu']: runs.write_whole(Path(out)/'tables'/'costs.csv', runs.frame(results).groupby('method').seconds.min().round(1).to_csv())
+    if results := [r for r in results if r and r.get('device', 'cpu') == 'cpu']:
+        runs.write_whole(Path(out)/'tables'/'costs.csv',
+                         runs.frame(results).groupby('method').seconds.min().round(1).to_csv())
 
 # %% ../../nbs/report/2_tables.ipynb #ca5462e8
 def at(
@@ -292,7 +355,9 @@ def at(
 )->float:        # nan where nothing was measured
     "Straight lines through the origin and the measured points; the last one goes on."
     if not points or math.isnan(n): return math.nan
-    x, y = zip((0, 0.), *sorted(points.items())); i = min(int(np.searchsorted(x, n)), len(x) - 1); i = max(i, 1)
+    x, y = zip((0, 0.), *sorted(points.items()))
+    i = min(int(np.searchsorted(x, n)), len(x) - 1)
+    i = max(i, 1)
     return y[i - 1] + (n - x[i - 1])*(y[i] - y[i - 1])/(x[i] - x[i - 1])
 
 def step_seconds(
@@ -301,11 +366,15 @@ def step_seconds(
 )->float:         # of TRM-ML, with one thread; nan where nothing like it was timed
     "Time of a step: a text pass, and the work on a batch of features."
     parts, timed_with, usual = costs.get('step', {}), *TIMED[:2]
-    cost = lambda c, b, dense: at(parts.get('text'), c) + at(parts.get('head'), c)*b/usual*dense/DENSE[timed_with]
+    cost = lambda c, b, dense: at(parts.get('text'), c) + at(parts.get('head'),
+        c)*b/usual*dense/DENSE[timed_with]
     if backbone in ('RN50', 'RN101'): return cost(classes, batch, DENSE[backbone])
     if backbone != 'doodle-clip': return math.nan
-    grown = 1. if (classes, batch) == (20, usual) else cost(classes, batch, DENSE[timed_with])/cost(20, usual, DENSE[timed_with])
-    return costs.get('trmml', math.nan)/TIMED[2]*grown     # what its runs took, grown like the other
+    grown = 1. if (classes, batch) == (20, usual) else cost(classes, batch,
+                                                            DENSE[timed_with])/cost(20, usual,
+                                                                DENSE[timed_with])
+    # what its runs took, grown like the other
+    return costs.get('trmml', math.nan)/TIMED[2]*grown
 
 # %% ../../nbs/report/2_tables.ipynb #e038880d
 def training_seconds(
@@ -314,14 +383,19 @@ def training_seconds(
     counts=None, # pictures of train and test, and classes, for a data set that is not in `PICTURES`
 )->float:        # with one thread; nan where the method was never timed
     "Time of one run on features that are there."
-    cls, settings = find(run.method); train, _, classes = size(run.dataset, counts)
+    cls, settings = find(run.method)
+    train, _, classes = size(run.dataset, counts)
     if not cls.trainable or runs.members(run): return 0.
-    name = run.method if run.method in costs else getattr(runs.origin(run), 'method', run.method)   # what starts from a method costs what that does
+    # what starts from a method costs what that does
+    name = run.method if run.method in costs else getattr(runs.origin(run), 'method', run.method)
     if name not in costs or math.isnan(train): return math.nan
-    recipe = {**getattr(cls, 'recipe', Method.recipe), **{k: v for k, v in settings.items() if k in ('epochs', 'batch')}, **dict(run.settings)}
+    recipe = {**getattr(cls, 'recipe', Method.recipe),
+              **{k: v for k, v in settings.items() if k in ('epochs', 'batch')},
+              **dict(run.settings)}
     rows = train*(1 - run.held_out)*(.8 if run.protocol == 'largeloss' else 1)
     steps = recipe['epochs']*math.ceil(rows/recipe['batch'])
-    return steps*step_seconds(costs, run.backbone, classes, recipe['batch'])*costs[name]/costs.get('trmml', math.nan)
+    return steps*step_seconds(costs, run.backbone, classes,
+                              recipe['batch'])*costs[name]/costs.get('trmml', math.nan)
 
 # %% ../../nbs/report/2_tables.ipynb #b3707d2c
 def estimate(
@@ -333,24 +407,31 @@ def estimate(
     every = dict.fromkeys(m for r in missing for m in [*runs.members(r), r])
     place = {(r.dataset, r.backbone): sum(size(r.dataset, counts)[:2]) for r in every}
     times, known = costs.get('features', {}), next(iter(costs.get('features', {})), None)
-    rate = lambda b: times.get(b, times[known]*GIGA.get(b, math.nan)/GIGA[known] if known in GIGA else math.nan)
+    rate = lambda b: times.get(b, times[known]*GIGA.get(b, math.nan)/GIGA[known] if known in GIGA
+                               else math.nan)
     once = sum(n*rate(b) for (_, b), n in place.items())
-    return sum(training_seconds(r, costs, counts) for r in every) + once, 2*sum(n*DENSE.get(b, math.nan) for (_, b), n in place.items())
+    return sum(training_seconds(r, costs, counts) for r in every) + once, 2*sum(n*DENSE.get(b,
+        math.nan) for (_, b), n in place.items())
 
 # %% ../../nbs/report/2_tables.ipynb #f5b7c2b5
 def in_words(seconds, disk):
     "'about 2.5 h, 0.2 GB of features'."
-    time = f'{seconds/3600:.1f} h' if seconds >= 3600 else f'{max(0 if math.isnan(seconds) else seconds, 60)/60:.0f} min'
-    said = 'time not known: nothing like it was timed here' if math.isnan(seconds) else f'about {time}'
-    return said + ('' if math.isnan(disk) else f', {disk/1e9:.{1 if disk >= 1e8 else 2}f} GB of features')
+    time = (f'{seconds/3600:.1f} h' if seconds >= 3600
+            else f'{max(0 if math.isnan(seconds) else seconds, 60)/60:.0f} min')
+    said = 'time not known: nothing like it was timed here' if math.isnan(
+        seconds) else f'about {time}'
+    return said + ('' if math.isnan(disk)
+                   else f', {disk/1e9:.{1 if disk >= 1e8 else 2}f} GB of features')
 
 def command(
     notebook:str,    # 'table1'
     **parameters,    # that differ from the defaults
 )->str:
     "A complete papermill command."
-    lists = ''.join(f" -y '{k}: [{', '.join(map(str, v))}]'" for k, v in parameters.items() if isinstance(v, (list, tuple)))
-    plain = ''.join(f' -p {k} {v}' for k, v in parameters.items() if not isinstance(v, (list, tuple)))
+    lists = ''.join(f" -y '{k}: [{', '.join(map(str, v))}]'" for k, v in parameters.items()
+                    if isinstance(v, (list, tuple)))
+    plain = ''.join(f' -p {k} {v}' for k, v in parameters.items() if not isinstance(v,
+        (list, tuple)))
     return f'papermill nbs/{notebook}.ipynb results/{notebook}.ipynb{plain}{lists}' 
 
 # %% ../../nbs/report/2_tables.ipynb #008b1307
@@ -363,8 +444,10 @@ def to_fill(
     jobs = {c: m for c, m in jobs.items() if m}
     if not jobs: return 'No cell is empty.'
     where = costs.get('machine', 'the machine that made these tables')
-    lines = [f'| `{c}` | {len(m)} | {in_words(*estimate(m, costs, counts))} |' for c, m in jobs.items()]
-    return '\n'.join([f'| command | runs | estimated, with one thread of {where} |', '|---|---|---|', *lines])
+    lines = [f'| `{c}` | {len(m)} | {in_words(*estimate(m, costs, counts))} |' for c,
+             m in jobs.items()]
+    return '\n'.join([f'| command | runs | estimated, with one thread of {where} |',
+                      '|---|---|---|', *lines])
 
 def need(
     load,         # callable without arguments that loads the data set
@@ -374,4 +457,5 @@ def need(
     "The data set, or an error that says how to get it and how long the table will take."
     try: return load()
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'{error}; then {len(todo)} runs follow, {in_words(*estimate(todo, costs))} (estimated, with one thread)') from None
+        raise FileNotFoundError(f'{error}; then {len(todo)} runs follow, '
+                                f'{in_words(*estimate(todo, costs))} (estimated, with one thread)') from None

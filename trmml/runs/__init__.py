@@ -43,17 +43,25 @@ from ..methods import METHODS, TITLES, VANILLA, create, find, trial
 from ..metrics import evaluate
 from ..features.views import open_views
 
-PROTOCOLS = ('partial', 'single', 'largeloss', 'splc')   # some labels known at random; one positive an image, drawn in three ways
-NUMBERS = {'': 'float16', 'float32': 'float32', 'bfloat16': 'bfloat16', 'int8': 'int8'}   # a run's `features`: dtype of `extract`
+# some labels known at random; one positive an image, drawn in three ways
+PROTOCOLS = ('partial', 'single', 'largeloss', 'splc')
+# a run's `features`: dtype of `extract`
+NUMBERS = {'': 'float16', 'float32': 'float32', 'bfloat16': 'bfloat16', 'int8': 'int8'}
 
 # %% ../../nbs/runs/1_runs.ipynb #9d3c1402
 def check_run(run):
     "Refuse values that no run can have."
-    if not 0 < run.known <= 1: raise ValueError(f'known={run.known}: a ratio in (0, 1]' + (f'; did you mean {run.known/100:g}?' if run.known > 1 else ''))
+    if not 0 < run.known <= 1:
+        raise ValueError(f'known={run.known}: a ratio in (0, 1]'
+                         + (f'; did you mean {run.known/100:g}?' if run.known > 1 else ''))
     if not 0 <= run.held_out < 1: raise ValueError(f'held_out={run.held_out}: a share in [0, 1)')
-    if run.views != int(run.views) or run.views < -1: raise ValueError(f'views={run.views}: 0, a number of cached views, or -1 for fresh ones')
-    if run.protocol not in PROTOCOLS: raise ValueError(f"protocol={run.protocol!r}: use one of {', '.join(map(repr, PROTOCOLS))}")
-    if run.features not in NUMBERS: raise ValueError(f"features={run.features!r}: use one of {', '.join(map(repr, NUMBERS))}; '' is float16")
+    if run.views != int(run.views) or run.views < -1:
+        raise ValueError(f'views={run.views}: 0, a number of cached views, or -1 for fresh ones')
+    if run.protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={run.protocol!r}: use one of {', '.join(map(repr, PROTOCOLS))}")
+    if run.features not in NUMBERS:
+        raise ValueError(f"features={run.features!r}: use one of {', '.join(map(repr, NUMBERS))}; "
+                         f"'' is float16")
 
 # %% ../../nbs/runs/1_runs.ipynb #7fa6ef92
 @dataclass(frozen=True)
@@ -71,12 +79,15 @@ class Run:
     difficult:str = 'negative' # policy for VOC
     held_out:float = 0.        # share of train to score on instead of test
     version:int = 2            # raised when code changes what a run means
-    views:int = 0              # of train: 0 plain, V cached augmented ones, -1 fresh ones in every epoch
-    data:tuple = ()            # ((name, value), ...): further settings of trmml.data.load, such as prompts='raw'
+    # of train: 0 plain, V cached augmented ones, -1 fresh ones in every epoch
+    views:int = 0
+    # ((name, value), ...): further settings of trmml.data.load, such as prompts='raw'
+    data:tuple = ()
     features:str = ''          # numbers that features are kept in, a key of NUMBERS; '': float16
 
     def __post_init__(self):
-        for name in ('settings', 'data'): object.__setattr__(self, name, tuple(sorted(dict(getattr(self, name)).items())))
+        for name in ('settings', 'data'):
+            object.__setattr__(self, name, tuple(sorted(dict(getattr(self, name)).items())))
         object.__setattr__(self, 'dataset', data.ALIASES.get(str(self.dataset), self.dataset))
         find(self.method)      # raises on an unknown name
         check_run(self)
@@ -85,7 +96,8 @@ class Run:
 @patch(as_prop=True)
 def key(self:Run):
     "Hash of the description: names the result file."
-    said = {k: v for k, v in asdict(self).items() if v or k not in ('views', 'data', 'features')}   # plain runs are named as before there were these
+    # plain runs are named as before there were these
+    said = {k: v for k, v in asdict(self).items() if v or k not in ('views', 'data', 'features')}
     return hashlib.sha1(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../../nbs/runs/1_runs.ipynb #98f2eb6c
@@ -93,19 +105,22 @@ def stands_for(run:Run)->Run:
     "The run whose result this one has as well: itself, unless the method reads no labels."
     cls = find(run.method)[0]
     if cls.reads_labels: return run
-    return replace(run, known=1., protocol='partial', **({} if cls.trainable else dict(seed=0, settings={})))
+    return replace(run, known=1., protocol='partial',
+                   **({} if cls.trainable else dict(seed=0, settings={})))
 
 def members(run:Run)->list:
     "The runs of an ensemble's members, in their order; none for other methods."
     cls, fixed = find(run.method)
-    return [stands_for(replace(run, method=m, settings=s)) for m, s in cls.made_of(**{**fixed, **dict(run.settings)})]
+    return [stands_for(replace(run, method=m, settings=s)) for m,
+            s in cls.made_of(**{**fixed, **dict(run.settings)})]
 
 # %% ../../nbs/runs/1_runs.ipynb #706ed325
 @lru_cache(maxsize=4)
 def load_clip(backbone, weights, image_size, device):
     "The frozen CLIP of a run, or its vanilla tower."
     from trmml.clip import imagenet as towers   # a later room
-    return (towers if backbone in towers.TOWERS else clips).load(backbone, weights or None, image_size, device)
+    return (towers if backbone in towers.TOWERS else clips).load(backbone, weights or None,
+        image_size, device)
 
 @lru_cache(maxsize=4)
 def load_split(dataset, split, root, difficult, settings=()):
@@ -113,18 +128,24 @@ def load_split(dataset, split, root, difficult, settings=()):
     return data.load(dataset, split, root, difficult=difficult, **dict(settings))
 
 # %% ../../nbs/runs/1_runs.ipynb #f6403d10
-def compute(backbone, weights, image_size, device, dataset, split, root, difficult, views=0, settings=(), kept='', progress=False):
+def compute(backbone, weights, image_size, device, dataset, split, root, difficult, views=0,
+            settings=(), kept='', progress=False):
     "Features of a split, from files if they are there; live ones wait until they are asked for."
     clip = load_clip(backbone, weights, image_size, device)
-    workers = 0 if multiprocessing.parent_process() else None   # a process that trains beside others starts none of its own
-    return open_views(clip, load_split(dataset, split, root, difficult, settings), views, None if root is None else Path(root)/'features',
+    # a process that trains beside others starts none of its own
+    workers = 0 if multiprocessing.parent_process() else None
+    return open_views(clip, load_split(dataset, split, root, difficult, settings), views,
+                      None if root is None else Path(root)/'features',
                       workers=workers, dtype=NUMBERS[kept], progress=progress)
 
 @lru_cache(maxsize=4)
-def load_features(backbone, weights, image_size, device, dataset, split, root, difficult, views=0, settings=(), kept=''):
+def load_features(backbone, weights, image_size, device, dataset, split, root, difficult, views=0,
+                  settings=(), kept=''):
     "Features of a split, in memory if they fit; they know their pictures, of which some peers make views of their own."
-    store = compute(backbone, weights, image_size, device, dataset, split, root, difficult, views, settings, kept)
-    store = store.in_memory() if views else store.in_memory(device=device)   # on a GPU, if they fit there
+    store = compute(backbone, weights, image_size, device, dataset, split, root, difficult, views,
+                    settings, kept)
+    # on a GPU, if they fit there
+    store = store.in_memory() if views else store.in_memory(device=device)
     store.paths = load_split(dataset, split, root, difficult, settings).paths
     return store
 
@@ -133,23 +154,27 @@ class Rows:
     "Some rows of a store."
     def __init__(self, store, rows): self.store, self.rows = store, torch.as_tensor(rows)
     def __len__(self): return len(self.rows)
-    def batch(self, rows, *args, **kwargs): return self.store.batch(self.rows[rows], *args, **kwargs)
+    def batch(self, rows, *args, **kwargs):
+        return self.store.batch(self.rows[rows], *args, **kwargs)
     def plan(self, seed, epoch, batches):
-        if hasattr(self.store, 'plan'): self.store.plan(seed, epoch, [self.rows[b] for b in batches])
+        if hasattr(self.store, 'plan'):
+            self.store.plan(seed, epoch, [self.rows[b] for b in batches])
 
 def hold_out(
     n:int,        # images
     share:float,  # to set aside
 )->tuple:         # rows to train on, rows to score
     "A fixed random cut of the train split: the same for every method, seed and ratio."
-    rows = np.random.RandomState(2024).permutation(n); k = round(share*n)
+    rows = np.random.RandomState(2024).permutation(n)
+    k = round(share*n)
     return np.sort(rows[k:]), np.sort(rows[:k])
 
 # %% ../../nbs/runs/1_runs.ipynb #617bd9a1
 def observed(run:Run, labels, ds=None, root=None):
     "What training may know of the labels, by the run's protocol; `ds` and the data's root are needed for published lists."
     if run.protocol == 'largeloss': return single_positive(labels, 1200 + run.seed, 'role')
-    if run.protocol == 'splc' and run.seed == 0 and ds is not None and ds.name in SINGLE: return published(ds, root)
+    if run.protocol == 'splc' and run.seed == 0 and ds is not None and ds.name in SINGLE:
+        return published(ds, root)
     if run.protocol != 'partial': return single_positive(labels, seed=run.seed)
     return partial(labels, run.known, seed=run.seed)
 
@@ -172,33 +197,43 @@ def parts(run:Run, root=None, device='cpu', progress=False):
     store, known = features('train', run.views), observed(run, train.labels, train, root)
     if run.held_out:
         keep, held = hold_out(len(train), run.held_out)
-        return (Rows(store, keep), known[keep], train.labels[keep]), (Rows(features('train'), held), train.labels[held]), train, clip
+        return (Rows(store, keep), known[keep], train.labels[keep]), (Rows(features('train'), held),
+            train.labels[held]), train, clip
     test = load_split(run.dataset, 'test', root, run.difficult, run.data)
     if list(test.paths) == list(train.paths):
-        warnings.warn(f'{run.dataset}: train and test are the same {len(test)} images, so the score says nothing of new ones')
+        warnings.warn(f'{run.dataset}: train and test are the same {len(test)} images, so the '
+                      f'score says nothing of new ones')
     keep = training_rows(run, len(train))
-    own = (store, known, train.labels) if keep is None else (Rows(store, keep), known[keep], train.labels[keep])
+    own = (store, known, train.labels) if keep is None else (Rows(store, keep), known[keep],
+        train.labels[keep])
     return own, (features('test'), test.labels), train, clip
 
 # %% ../../nbs/runs/1_runs.ipynb #c7b2655f
 def identity(run:Run, root=None, device='cpu'):
     "What a run reads, as it is on disk now: the weights, and the variant of each split."
     splits = ('train',) if run.held_out else ('train', 'test')
-    return dict(weights_hash=load_clip(run.backbone, run.weights, run.image_size, device).weights_hash,
-                variants={s: load_split(run.dataset, s, root, run.difficult, run.data).variant for s in splits})
+    return dict(weights_hash=load_clip(run.backbone, run.weights, run.image_size,
+                                       device).weights_hash,
+                variants={s: load_split(run.dataset, s, root, run.difficult, run.data).variant
+                          for s in splits})
 
 def processor()->str:
     "Name of the processor and what of its instructions PyTorch uses."
     name = platform.processor() or platform.machine()
     if os.path.exists('/proc/cpuinfo'):
-        with open('/proc/cpuinfo') as f: name = next((l.split(':')[1].strip() for l in f if l.startswith('model name')), name)
+        with open('/proc/cpuinfo') as f:
+            name = next((l.split(':')[1].strip() for l in f if l.startswith('model name')), name)
     return f'{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}'
 
+# %% ../../nbs/runs/1_runs.ipynb #ba067496
 def facts(train, test_rows, device='cpu'):
     "What a result file says besides numbers and what was read: enough to repeat it, and on what its time was taken."
     gpu, threads = torch.device(device).type == 'cuda', torch.get_num_threads()
-    return dict(train_images=len(train), test_images=test_rows, machine=torch.cuda.get_device_name(device) if gpu else f'{processor()}, {threads} thread{"s"*(threads > 1)} a run',
-                versions=dict(trmml=trmml.__version__, torch=torch.__version__, python=platform.python_version()))
+    return dict(train_images=len(train), test_images=test_rows,
+                machine=torch.cuda.get_device_name(device) if gpu
+                else f'{processor()}, {threads} thread{"s"*(threads > 1)} a run',
+                versions=dict(trmml=trmml.__version__, torch=torch.__version__,
+                              python=platform.python_version()))
 
 def plain(x):
     "The same for JSON, which knows no nan: entries that are not defined are left out."
@@ -212,15 +247,20 @@ def score_all(method, store, labels, classes):
     out = evaluate(predict(method, store), labels, classes)
     others, chosen = {}, getattr(method, 'score', None)
     for s in ('region', 'query', 'mean') if chosen else ():
-        method.score = s; others[s] = out['mAP'] if s == chosen else evaluate(predict(method, store), labels, classes)['mAP']
+        method.score = s
+        others[s] = out['mAP'] if s == chosen else evaluate(predict(method, store), labels,
+                                                            classes)['mAP']
     if chosen: method.score = chosen
     return out, others
 
 def write(result:dict, method, folder:Path):
     "The trained method, then the result, each beside and renamed: a kill leaves no half file under a final name."
-    key = result['key']; tmp = folder/f'{key}.{os.getpid()}.tmp'
-    save_file({k: v.contiguous() for k, v in method.state_dict().items()}, tmp); os.replace(tmp, folder/f'{key}.safetensors')
-    tmp.write_text(json.dumps(result, indent=1, default=float)); os.replace(tmp, folder/f'{key}.json')
+    key = result['key']
+    tmp = folder/f'{key}.{os.getpid()}.tmp'
+    save_file({k: v.contiguous() for k, v in method.state_dict().items()}, tmp)
+    os.replace(tmp, folder/f'{key}.safetensors')
+    tmp.write_text(json.dumps(result, indent=1, default=float))
+    os.replace(tmp, folder/f'{key}.json')
 
 # %% ../../nbs/runs/1_runs.ipynb #ec5a8d8a
 def perform(
@@ -231,18 +271,27 @@ def perform(
     progress=False,
 )->dict:              # the result, as written
     "Train and score one run, going on from its checkpoint if there is one; writes its result file and the trained method."
-    start, folder = time.time(), Path(out)/'runs'; folder.mkdir(parents=True, exist_ok=True)
+    start, folder = time.time(), Path(out)/'runs'
+    folder.mkdir(parents=True, exist_ok=True)
     (store, known, truth), (test, test_labels), train, clip = parts(run, root, device, progress)
     method = create(run.method, clip, train.prompts, **{'seed': run.seed, **dict(run.settings)})
-    begin(run, method, root, out, device); read = identity(run, root, device)
-    ckpt = folder/f'{run.key}.{hashlib.sha1(json.dumps(read, sort_keys=True).encode()).hexdigest()[:8]}.ckpt'
+    begin(run, method, root, out, device)
+    read = identity(run, root, device)
+    ckpt = (
+        folder/f'{run.key}.{hashlib.sha1(json.dumps(read, sort_keys=True).encode()).hexdigest()[:8]}.ckpt')
     if members(run): log = take_over(run, method, root, out, device)
-    else: log = fit(method, store, known, run.seed, (test, test_labels) if run.held_out else None, truth, ckpt, progress=progress)
+    else:
+        log = fit(method, store, known, run.seed, (test, test_labels) if run.held_out else None,
+                  truth, ckpt, progress=progress)
     metrics, others = score_all(method, test, test_labels, train.classes)
-    result = plain(dict(run=asdict(run), key=run.key, **read, **facts(train, len(test_labels), device), metrics=metrics, mAP=metrics['mAP'],
-                        best=max((l['valid_map'] for l in log), default=None) if run.held_out else None, scores=others, log=log, seconds=time.time() - start, device=str(device)))
+    result = plain(dict(run=asdict(run), key=run.key, **read, **facts(train, len(test_labels),
+        device), metrics=metrics, mAP=metrics['mAP'],
+                        best=max((l['valid_map'] for l in log), default=None) if run.held_out
+                        else None, scores=others, log=log, seconds=time.time() - start,
+                        device=str(device)))
     write(result, method, folder)
-    for path in (*folder.glob(f'{run.key}.*.ckpt'), *folder.glob(f'{run.key}.*.tmp')): path.unlink(missing_ok=True)
+    for path in (*folder.glob(f'{run.key}.*.ckpt'), *folder.glob(f'{run.key}.*.tmp')):
+        path.unlink(missing_ok=True)
     return result
 
 # %% ../../nbs/runs/1_runs.ipynb #6dd55a6c
@@ -255,13 +304,16 @@ def stored(
     if not path.exists(): return None
     result = json.loads(path.read_text())
     if root is False: return result
-    return result if all(result.get(k) == v for k, v in identity(run, root, device).items()) else None
+    return result if all(result.get(k) == v for k,
+                         v in identity(run, root, device).items()) else None
 
+# %% ../../nbs/runs/1_runs.ipynb #2dc0a18a
 def trained(run:Run, out='results', root=None, device='cpu'):
     "The trained method of a run, from its file; trains it if there is none."
     path = Path(out)/'runs'/f'{run.key}.safetensors'
     if not path.exists() or stored(run, out, root, device) is None: perform(run, root, out, device)
-    clip, train = load_clip(run.backbone, run.weights, run.image_size, device), load_split(run.dataset, 'train', root, run.difficult, run.data)
+    clip = load_clip(run.backbone, run.weights, run.image_size, device)
+    train = load_split(run.dataset, 'train', root, run.difficult, run.data)
     method = create(run.method, clip, train.prompts, **{'seed': run.seed, **dict(run.settings)})
     method.load_state_dict(load_file(path, device=str(device)))
     return method.eval()
@@ -289,7 +341,8 @@ def begin(run, method, root, out, device):
 # %% ../../nbs/runs/1_runs.ipynb #19085da2
 def worker(run, root, out, device, threads, progress=False):
     "One run in a worker process, or in this one, which gets its threads back."
-    before = torch.get_num_threads(); torch.set_num_threads(threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try: return perform(run, root, out, device, progress)
     finally: torch.set_num_threads(before)
 
@@ -298,9 +351,13 @@ def engine(n_jobs:int):
     "A joblib setting: processes of this machine, or the workers of the dask scheduler that TRMML_CLUSTER names."
     if not (address := os.environ.get('TRMML_CLUSTER')): return parallel_config(n_jobs=n_jobs)
     try: from dask.distributed import Client
-    except ImportError: raise ImportError('TRMML_CLUSTER is set, but dask is not installed: pip install "dask[distributed]"') from None
+    except ImportError:
+        raise ImportError('TRMML_CLUSTER is set, but dask is not installed: pip install '
+                          '"dask[distributed]"') from None
     try: Client(address, timeout=10)   # the last one made is the one that joblib asks
-    except OSError as error: raise ConnectionError(f'TRMML_CLUSTER={address}: no dask scheduler answers there; start one with "dask scheduler"') from error
+    except OSError as error:
+        raise ConnectionError(f'TRMML_CLUSTER={address}: no dask scheduler answers there; start '
+                              f'one with "dask scheduler"') from error
     return parallel_config(backend='dask', n_jobs=-1)
 
 # %% ../../nbs/runs/1_runs.ipynb #3c588cad
@@ -309,7 +366,8 @@ def side_by_side(device, n:int, live=False)->int:
     kind = torch.device(device).type
     if kind == 'cpu': return max(1, min(cpu_count(), n))
     if kind != 'cuda' or n <= 1 or live: return 1
-    need = 2*torch.cuda.memory_allocated(device) + 8*2**30   # what is loaded here stands for a process's share
+    # what is loaded here stands for a process's share
+    need = 2*torch.cuda.memory_allocated(device) + 8*2**30
     return max(1, min(4, n, cpu_count()//2, torch.cuda.mem_get_info(device)[0]//need))
 
 # %% ../../nbs/runs/1_runs.ipynb #d2b9ae83
@@ -321,25 +379,41 @@ def perform_all(
 )->list:                # of dict, in the order of `runs`
     "Results of many runs; those already there are not run again."
     absent = lambda runs: [r for r in dict.fromkeys(runs) if stored(r, out, root, device) is None]
-    missing = absent(runs); waves = absent(m for r in missing for m in members(r) or [r]), [r for r in missing if members(r)]
+    missing = absent(runs)
+    waves = absent(m for r in missing for m in members(r) or [r]), [r for r in missing
+        if members(r)]
     missing = [r for wave in waves for r in wave]
-    for r in {(r.dataset, r.backbone, r.weights, r.image_size, r.views, r.data, r.features): r for r in missing}.values(): parts(r, root, device, progress)
-    n_jobs, out = n_jobs or side_by_side(device, len(missing), any(r.views < 0 for r in missing)), Path(out).absolute(); threads = max(1, cpu_count()//n_jobs)
-    if n_jobs > 1 and str(device) != 'cpu': load_features.cache_clear(); torch.cuda.empty_cache()   # the card's memory is for the processes that train
-    jobs = ([delayed(worker)(r, root, out, device, threads, progress and n_jobs == 1) for r in reversed(wave)] for wave in waves)   # what a table is about stands last and takes longest
+    for r in {(r.dataset, r.backbone, r.weights, r.image_size, r.views, r.data, r.features): r
+              for r in missing}.values():
+        parts(r, root, device, progress)
+    n_jobs = n_jobs or side_by_side(device, len(missing), any(r.views < 0 for r in missing))
+    out = Path(out).absolute()
+    threads = max(1, cpu_count()//n_jobs)
+    if n_jobs > 1 and str(device) != 'cpu':
+        # the card's memory is for the processes that train
+        load_features.cache_clear()
+        torch.cuda.empty_cache()
+    # what a table is about stands last and takes longest
+    jobs = ([delayed(worker)(r, root, out, device, threads, progress and n_jobs == 1)
+             for r in reversed(wave)] for wave in waves)
     with engine(n_jobs) if missing else nullcontext():
         pool = Parallel(return_as='generator_unordered')
-        for _ in tqdm((x for j in jobs if j for x in pool(j)), total=len(missing), desc='runs', disable=not progress or not missing): pass
+        for _ in tqdm((x for j in jobs if j for x in pool(j)), total=len(missing), desc='runs',
+                      disable=not progress or not missing):
+            pass
     return [stored(r, out, root, device) for r in runs]
 
 # %% ../../nbs/runs/1_runs.ipynb #2033fe5b
-TOWER = {'doodle-clip': 'doodle-resnet', 'RN50': 'resnet50', 'RN101': 'resnet101'}   # the ImageNet tower of a CLIP's size
+# the ImageNet tower of a CLIP's size
+TOWER = {'doodle-clip': 'doodle-resnet', 'RN50': 'resnet50', 'RN101': 'resnet101'}
 
 def standing(method:str, common:dict)->dict:
     "Fields of a run for one method: ImageNet peers stand on the tower of the CLIP's size, with ImageNet's weights."
     if method.removesuffix('-frozen') not in VANILLA: return common
     backbone = common.get('backbone', 'doodle-clip')
-    return {**common, 'backbone': TOWER.get(backbone, backbone), 'weights': common.get('weights', 'openai') and 'hub'}   # '' stays: random
+    # '' stays: random
+    return {**common, 'backbone': TOWER.get(backbone, backbone), 'weights': common.get('weights',
+        'openai') and 'hub'}
 
 def grid(
     dataset, methods, ratios=(1.,), seeds=(0,),
@@ -350,28 +424,40 @@ def grid(
     "Runs for every method, ratio and seed; what reads no labels is one run a seed, what needs no training is one."
     runs = []
     for m in methods:
-        own = chosen(m, standing(m, common).get('backbone', 'doodle-clip'), common.get('protocol', 'partial')) if settings is None else settings.get(m, {})
+        own = chosen(m, standing(m, common).get('backbone', 'doodle-clip'),
+                     common.get('protocol', 'partial')) if settings is None else settings.get(m, {})
         if epochs is not None: own = {**own, 'epochs': epochs}
-        runs += dict.fromkeys(stands_for(Run(dataset, m, float(r), s, settings=own, **standing(m, common))) for r in ratios for s in seeds)
+        runs += dict.fromkeys(stands_for(Run(dataset, m, float(r), s, settings=own,
+                                             **standing(m, common))) for r in ratios for s in seeds)
     return runs
 
 # %% ../../nbs/runs/1_runs.ipynb #9581f61e
-SAME = dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=20, batch=128)   # TRM-ML's own recipe, half as long
-CHOSEN = {'doodle-clip': {'dualcoop': dict(SAME, lr=5e-3, spatial=.6), 'trmml': dict(SAME, lr=5e-4, gain=1.)}}
-BEST = {'dualcoop-tai': (1e-2, .6), 'dualcoop-baseline': (5e-3, 2.), 'coop': (5e-4, .5), 'taidpt': (1e-2, .5),
-        'taiadapter': (1e-2, 1.), 'scpnet-frozen': (4e-5, .3), 'hspnet-frozen': (1e-4, 1.)}   # learning rate and sharpness of the best trial
+# TRM-ML's own recipe, half as long
+SAME = dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=20, batch=128)
+CHOSEN = {'doodle-clip': {'dualcoop': dict(SAME, lr=5e-3, spatial=.6), 'trmml': dict(SAME, lr=5e-4,
+    gain=1.)}}
+BEST = {'dualcoop-tai': (1e-2, .6), 'dualcoop-baseline': (5e-3, 2.), 'coop': (5e-4, .5),
+        'taidpt': (1e-2, .5),
+        'taiadapter': (1e-2, 1.), 'scpnet-frozen': (4e-5, .3),
+        'hspnet-frozen': (1e-4, 1.)}   # learning rate and sharpness of the best trial
 CHOSEN['doodle-clip'] |= {m: trial(m, *best) for m, best in BEST.items()}
-ON_TOWER = {'partial-bce-frozen': (0.03, 0.001), 'curriculum-frozen': (0.1, 2.0), 'ssgrl-frozen': (0.003, 0.01), 'mlgcn-frozen': (0.01, 0.01),
-            'sst-frozen': (0.003, 0.75), 'sarb-frozen': (0.003, 20), 'lsan-frozen': (0.1, 0.2), 'role-frozen': (0.03, 3.0),
-            'largeloss-frozen': (0.3, 0.1), 'hill-frozen': (0.03, 0.5), 'splc-frozen': (0.03, 0.7)}   # and of the ImageNet peers, on doodle-resnet: studies/choices_imagenet
+ON_TOWER = {'partial-bce-frozen': (0.03, 0.001), 'curriculum-frozen': (0.1, 2.0),
+            'ssgrl-frozen': (0.003, 0.01), 'mlgcn-frozen': (0.01, 0.01),
+            'sst-frozen': (0.003, 0.75), 'sarb-frozen': (0.003, 20), 'lsan-frozen': (0.1, 0.2),
+            'role-frozen': (0.03, 3.0),
+            'largeloss-frozen': (0.3, 0.1), 'hill-frozen': (0.03, 0.5), 'splc-frozen': (0.03,
+                0.7)}   # and of the ImageNet peers, on doodle-resnet: studies/choices_imagenet
 CHOSEN['doodle-resnet'] = {m: trial(m, *best) for m, best in ON_TOWER.items()}
 
 # %% ../../nbs/runs/1_runs.ipynb #027077cf
 def chosen(method:str, backbone:str, protocol='partial')->dict:
     "Settings of a method that were chosen for a backbone on held-out training data, and what the protocol asks for."
     own, fixed = dict(CHOSEN.get(backbone, {}).get(method, {})), METHODS.get(method, (None, {}))[1]
-    if protocol != 'partial' and method in METHODS and find(method)[0].exchangeable: own['unknown'] = 'negative'
-    both = {f'{k}_settings': tuple(sorted(chosen(fixed[k], backbone, protocol).items())) for k in ('text', 'image') if k in fixed}   # of an ensemble: its members'
+    if protocol != 'partial' and method in METHODS and find(method)[0].exchangeable:
+        own['unknown'] = 'negative'
+    # of an ensemble: its members'
+    both = {f'{k}_settings': tuple(sorted(chosen(fixed[k], backbone, protocol).items()))
+            for k in ('text', 'image') if k in fixed}
     return {**{k: v for k, v in both.items() if v}, **own}
 
 # %% ../../nbs/runs/1_runs.ipynb #27d5aaea
@@ -379,8 +465,11 @@ def frame(
     results:list, # of dict, as stored
 )->pd.DataFrame:  # method, known (percent), seed, mAP (percent), seconds
     "One row a run."
-    rows = [dict(method=r['run']['method'], known=round(100*r['run']['known'], 4), seed=r['run']['seed'], mAP=100*r['mAP'], protocol=r['run'].get('protocol', 'partial'), machine=r.get('machine', ''),
-                 seconds=r['seconds'], **{f'mAP_{k}': 100*v for k, v in r.get('scores', {}).items()}) for r in results if r is not None]
+    rows = [dict(method=r['run']['method'], known=round(100*r['run']['known'], 4),
+                 seed=r['run']['seed'], mAP=100*r['mAP'], protocol=r['run'].get('protocol',
+                     'partial'), machine=r.get('machine', ''),
+                 seconds=r['seconds'], **{f'mAP_{k}': 100*v for k, v in r.get('scores',
+                     {}).items()}) for r in results if r is not None]
     return pd.DataFrame(rows)
 
 def moves(method):
@@ -390,7 +479,8 @@ def moves(method):
 def spread(df, ratios):
     "Rows of methods that read no labels, repeated for every ratio."
     still = [m for m in df.method.unique() if not moves(m)]
-    rows = [df[~df.method.isin(still)]] + [df[df.method == m].assign(known=r) for m in still for r in ratios]
+    rows = [df[~df.method.isin(still)]] + [df[df.method == m].assign(known=r) for m in still
+                                           for r in ratios]
     return pd.concat([r for r in rows if len(r)], ignore_index=True)
 
 # %% ../../nbs/runs/1_runs.ipynb #5ec75773
@@ -398,8 +488,10 @@ def summary(
     df:pd.DataFrame, # as from `frame`
 )->pd.DataFrame:     # index method; columns (known, mean | std | seeds), and the average over ratios
     "Mean and standard deviation over seeds."
-    average = df.groupby(['method', 'seed'], sort=False).mAP.mean().reset_index().assign(known='avg')
-    g = pd.concat([df[['method', 'known', 'seed', 'mAP']], average]).groupby(['method', 'known'], sort=False).mAP
+    average = df.groupby(['method', 'seed'],
+                         sort=False).mAP.mean().reset_index().assign(known='avg')
+    g = pd.concat([df[['method', 'known', 'seed', 'mAP']], average]).groupby(['method', 'known'],
+        sort=False).mAP
     t = g.agg(mean='mean', std='std', seeds='count').unstack('known').swaplevel(axis=1)
     ratios = [r for r in sorted(df.known.unique())] + ['avg']
     return t.loc[df.method.unique(), [(r, c) for r in ratios for c in ('mean', 'std', 'seeds')]]
@@ -411,7 +503,8 @@ def labelled(
 )->pd.DataFrame:  # as `frame`, with labels for methods
     "One row a run, named by its label: for variants of one method."
     labels = [k for k, g in grids.items() for _ in g]
-    return pd.concat([frame([r]).assign(method=k) for k, r in zip(labels, results)], ignore_index=True)
+    return pd.concat([frame([r]).assign(method=k) for k, r in zip(labels, results)],
+                     ignore_index=True)
 
 # %% ../../nbs/runs/1_runs.ipynb #494d8216
 def paired(
@@ -423,10 +516,14 @@ def paired(
     from scipy.stats import t as student
     w = df.pivot_table(index=['known', 'seed'], columns='method', values='mAP')
     for m in (a, b):   # without training there is one number for all seeds
-        if w[m].dropna().groupby('seed').ngroups == 1: w[m] = w.groupby('known')[m].transform('mean')
-    d = (w[a] - w[b]).dropna(); by_seed = d.groupby('seed').mean(); n = len(by_seed)
+        if w[m].dropna().groupby('seed').ngroups == 1:
+            w[m] = w.groupby('known')[m].transform('mean')
+    d = (w[a] - w[b]).dropna()
+    by_seed = d.groupby('seed').mean()
+    n = len(by_seed)
     half = student.ppf((1 + level)/2, n - 1)*by_seed.std(ddof=1)/math.sqrt(n) if n > 1 else math.nan
-    return dict(mean=by_seed.mean(), low=by_seed.mean() - half, high=by_seed.mean() + half, seeds=n, pairs=len(d), wins=int((d > 0).sum()))
+    return dict(mean=by_seed.mean(), low=by_seed.mean() - half, high=by_seed.mean() + half, seeds=n,
+                pairs=len(d), wins=int((d > 0).sum()))
 
 # %% ../../nbs/runs/1_runs.ipynb #02f9fdc4
 def cell(mean, std, seeds):
@@ -440,9 +537,12 @@ def for_people(
 )->pd.DataFrame:             # text, one row a method
     "A table to read: measured rows, then the paper's."
     ratios = list(dict.fromkeys(t.columns.get_level_values(0)))
-    rows = {(TITLES.get(m, m), 'measured'): [cell(*t.loc[m, r][['mean', 'std', 'seeds']]) for r in ratios] for m in t.index}
+    rows = {(TITLES.get(m, m), 'measured'): [cell(*t.loc[m, r][['mean', 'std', 'seeds']])
+                                             for r in ratios] for m in t.index}
     for _, p in (paper if paper is not None else pd.DataFrame()).iterrows():
-        rows[p['method'], 'paper'] = ['' if pd.isna(p.get(f'{r:g}' if r != 'avg' else r)) else f"{p.get(f'{r:g}' if r != 'avg' else r):.1f}" for r in ratios]
+        rows[p['method'], 'paper'] = ['' if pd.isna(p.get(f'{r:g}' if r != 'avg' else r))
+                                      else f"{p.get(f'{r:g}' if r != 'avg' else r):.1f}"
+                                      for r in ratios]
     names = [f'{r:g} %' if r != 'avg' else 'avg' for r in ratios]
     return pd.DataFrame(rows, index=names).T.rename_axis(['method', 'source'])
 
@@ -462,10 +562,14 @@ def paper_rows(
 # %% ../../nbs/runs/1_runs.ipynb #3a92f6fd
 def write_whole(path, text):
     "Write a text file beside its place, then rename; leaves an equal file untouched."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_text() == text: return
-    tmp = path.with_name(f'{path.name}.{os.getpid()}.tmp'); tmp.write_text(text); os.replace(tmp, path)
+    tmp = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    tmp.write_text(text)
+    os.replace(tmp, path)
 
+# %% ../../nbs/runs/1_runs.ipynb #0285f25f
 def write_table(
     shown:pd.DataFrame,   # as from `for_people`: goes to path.md
     numbers:pd.DataFrame, # as from `summary`: goes to path.csv
@@ -474,11 +578,17 @@ def write_table(
     over='ratios',        # what averages are over
 )->str:                   # how these numbers compare with those that lay there
     "Write a table for people and for programs; what lay there before is the number to expect."
-    flat = numbers.copy(); flat.columns = [f'{k}_{v}' if isinstance(k, str) else f'{k:g}_{v}' for k, v in flat.columns]
-    path = Path(path); before = pd.read_csv(f'{path}.csv', index_col=0) if Path(f'{path}.csv').exists() else None
-    write_whole(f'{path}.csv', flat.round(4).to_csv()); write_whole(f'{path}.md', shown.reset_index().to_markdown(index=False) + '\n' + (f'\n{note}\n' if note else ''))
+    flat = numbers.copy()
+    flat.columns = [f'{k}_{v}' if isinstance(k, str) else f'{k:g}_{v}' for k, v in flat.columns]
+    path = Path(path)
+    before = pd.read_csv(f'{path}.csv', index_col=0) if Path(f'{path}.csv').exists() else None
+    write_whole(f'{path}.csv', flat.round(4).to_csv())
+    write_whole(f'{path}.md', shown.reset_index().to_markdown(index=False) + '\n'
+                + (f'\n{note}\n' if note else ''))
     comparable = before is not None and 'avg_mean' in before and 'avg_mean' in flat
-    both = [m for m in flat.index if m in before.index and pd.notna([flat.avg_mean[m], before.avg_mean[m]]).all()] if comparable else []   # run then and now
+    # run then and now
+    both = [m for m in flat.index if m in before.index
+            and pd.notna([flat.avg_mean[m], before.avg_mean[m]]).all()] if comparable else []
     if not both: return 'No earlier numbers to compare with.'
     return f'Average over {over}, this run (found there before): ' + '; '.join(
         f'{TITLES.get(m, m)} {flat.avg_mean[m]:.1f} ({before.avg_mean[m]:.1f})' for m in both) + '.'
@@ -486,10 +596,12 @@ def write_table(
 # %% ../../nbs/runs/1_runs.ipynb #9f9110c4
 def claim(df, a, b, over='ratios'):
     "One sentence on a against b."
-    d = paired(df, a, b); A, B = TITLES.get(a, a), TITLES.get(b, b)
+    d = paired(df, a, b)
+    A, B = TITLES.get(a, a), TITLES.get(b, b)
     if d['seeds'] < 2: return f"{A} against {B}: {d['mean']:+.1f} mAP, a single seed."
     verdict = 'above' if d['low'] > 0 else 'below' if d['high'] < 0 else 'not distinguishable from'
-    return (f"{A} is {verdict} {B}: {d['mean']:+.1f} mAP on average over {over} (95 % interval over {d['seeds']} seeds "
+    return (f"{A} is {verdict} {B}: {d['mean']:+.1f} mAP on average over {over} (95 % interval "
+            f"over {d['seeds']} seeds "
             f"{d['low']:+.1f} to {d['high']:+.1f}; higher in {d['wins']} of {d['pairs']} pairs).")
 
 def reading(
@@ -499,17 +611,22 @@ def reading(
     "What a table says about its last method, in sentences."
     rising = df.groupby(['method', 'known']).mAP.mean().unstack()
     own = rising.loc[methods[-1]]
-    grows = 'grows with every step of' if own.is_monotonic_increasing else 'does not grow with every step of'
+    grows = ('grows with every step of' if own.is_monotonic_increasing
+             else 'does not grow with every step of')
     lines = [claim(df, methods[-1], m) for m in methods[:-1]]
     if 'seconds' in df: lines.append(pace(df))
-    return '\n'.join(lines + [f"{TITLES.get(methods[-1], methods[-1])} {grows} the known ratio ({own.iloc[0]:.1f} to {own.iloc[-1]:.1f})."])
+    return '\n'.join(lines
+                     + [f"{TITLES.get(methods[-1], methods[-1])} {grows} the known ratio "
+                        f"({own.iloc[0]:.1f} to {own.iloc[-1]:.1f})."])
 
 # %% ../../nbs/runs/1_runs.ipynb #9b150f9d
 def pace(df):
     "One sentence on how long runs took, and on what."
     df = df[df.method.map(lambda m: m not in METHODS or find(m)[0].trainable)]
-    times = {where: g.groupby('method', sort=False).seconds.min() for where, g in df.assign(machine=df.get('machine', '')).groupby('machine', sort=False)}
-    said = (', '.join(f'{TITLES.get(m, m)} {s:.0f}' for m, s in t.items()) + (where and f' ({where})') for where, t in times.items())
+    times = {where: g.groupby('method', sort=False).seconds.min() for where,
+             g in df.assign(machine=df.get('machine', '')).groupby('machine', sort=False)}
+    said = (', '.join(f'{TITLES.get(m, m)} {s:.0f}' for m, s in t.items())
+            + (where and f' ({where})') for where, t in times.items())
     return f'Seconds of the shortest run: {"; ".join(said)}.'
 
 # %% ../../nbs/runs/1_runs.ipynb #0656362f
@@ -517,8 +634,11 @@ def closer_look(
     results:list,   # of dict, as stored
 )->pd.DataFrame:    # index known (percent), means over seeds, in percent
     "TRM-ML's region and query scores, and its pseudo-labels against the hidden truth in the last epoch."
-    wanted = [(f'pseudo-{n} {q}', f'pseudo_{k}_{q}') for k, n in (('pos', 'positives'), ('neg', 'negatives')) for q in ('precision', 'recall')]
+    wanted = [(f'pseudo-{n} {q}', f'pseudo_{k}_{q}') for k, n in (('pos', 'positives'),
+        ('neg', 'negatives')) for q in ('precision', 'recall')]
     percent = lambda v: math.nan if v is None else 100*v   # JSON has no nan
-    rows = [dict(known=round(100*r['run']['known'], 4), **{f'mAP, {k} score': 100*v for k, v in r['scores'].items() if k != 'mean'},
-                 **{title: percent(r['log'][-1].get(k)) for title, k in wanted}) for r in results if r and r.get('scores')]
+    rows = [dict(known=round(100*r['run']['known'], 4), **{f'mAP, {k} score': 100*v for k,
+                                                           v in r['scores'].items() if k != 'mean'},
+                 **{title: percent(r['log'][-1].get(k)) for title, k in wanted}) for r in results
+                 if r and r.get('scores')]
     return pd.DataFrame(rows).groupby('known').mean().round(1) if rows else pd.DataFrame()

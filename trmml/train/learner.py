@@ -41,7 +41,8 @@ def learning_rate(
         e = step*epochs//steps
         return 1e-5 if e == 0 else lr*(1 + math.cos(math.pi*(e - 1)/epochs))/2
     if schedule == 'onecycle':
-        top = max(1., .3*steps - 1); x = min(step/top, 1.) if step <= top else 1. + (step - top)/max(steps - top - 1, 1)
+        top = max(1., .3*steps - 1)
+        x = min(step/top, 1.) if step <= top else 1. + (step - top)/max(steps - top - 1, 1)
         low, high, part = (lr/25, lr, x) if x <= 1 else (lr/250_000, lr, 2. - x)
         return low + (high - low)*(1 - math.cos(math.pi*part))/2
     raise ValueError(f"schedule {schedule!r}: use 'onecycle', 'cosine' or 'constant'")
@@ -50,11 +51,17 @@ def learning_rate(
 def optimizer(method):
     "The optimiser of a method's recipe, over what it learns; a method may give its own parameter groups."
     r = method.recipe
-    groups = method.parameter_groups() if hasattr(method, 'parameter_groups') else [p for p in method.parameters() if p.requires_grad]
-    kinds = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam, sgd=partial(torch.optim.SGD, momentum=.9))   # adam: decay added to the gradient
-    if r['optimizer'] not in kinds: raise ValueError(f"optimizer {r['optimizer']!r}: use 'adamw', 'adam' or 'sgd'")
-    opt = kinds[r['optimizer']](groups, lr=r['lr'], weight_decay=r['weight_decay'], fused=True)   # one pass over each tensor
-    opt.scaler = torch.amp.GradScaler(method.clip.device.type) if method.precision is torch.float16 else None
+    groups = method.parameter_groups() if hasattr(method, 'parameter_groups') else [p
+        for p in method.parameters() if p.requires_grad]
+    # adam: decay added to the gradient
+    kinds = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam, sgd=partial(torch.optim.SGD,
+        momentum=.9))
+    if r['optimizer'] not in kinds:
+        raise ValueError(f"optimizer {r['optimizer']!r}: use 'adamw', 'adam' or 'sgd'")
+    # one pass over each tensor
+    opt = kinds[r['optimizer']](groups, lr=r['lr'], weight_decay=r['weight_decay'], fused=True)
+    opt.scaler = torch.amp.GradScaler(
+        method.clip.device.type) if method.precision is torch.float16 else None
     return opt
 
 # %% ../../nbs/train/3_learner.ipynb #b61c1e62
@@ -66,7 +73,8 @@ class TensorStore:
     ): self.dense, self.pooled = dense, pooled
     def __len__(self): return len(self.dense)
     def batch(self, rows, device=None, dtype=torch.float32):
-        return Features(self.dense[rows].to(device, dtype, non_blocking=True), self.pooled[rows].to(device, dtype, non_blocking=True))
+        return Features(self.dense[rows].to(device, dtype, non_blocking=True),
+                        self.pooled[rows].to(device, dtype, non_blocking=True))
 
 # %% ../../nbs/train/3_learner.ipynb #71fe84fc
 @torch.inference_mode()
@@ -78,9 +86,11 @@ def predict(
     progress=False,
 )->Tensor:           # (N, C) float32 probabilities on the CPU
     "Scores of all rows of a store."
-    method.eval(); device, store = device or method.clip.device, method.scoring_set(store)
+    method.eval()
+    device, store = device or method.clip.device, method.scoring_set(store)
     rows = torch.arange(len(store)).split(batch)
-    return torch.cat([method.scores(store.batch(r, device)).float().cpu() for r in tqdm(rows, desc='predict', disable=not progress)])
+    return torch.cat([method.scores(store.batch(r, device)).float().cpu() for r in tqdm(rows,
+        desc='predict', disable=not progress)])
 
 # %% ../../nbs/train/3_learner.ipynb #664ff1e7
 def epoch_rows(
@@ -93,7 +103,8 @@ def epoch_rows(
 # %% ../../nbs/train/3_learner.ipynb #0f308779
 def autocast(method, device):
     "The context in which a method's loss is computed."
-    return nullcontext() if method.precision is None else torch.autocast(device.type, method.precision)
+    return nullcontext() if method.precision is None else torch.autocast(device.type,
+        method.precision)
 
 def descend(
     opt,          # from `optimizer`
@@ -101,9 +112,15 @@ def descend(
 ):
     "One step of the optimiser; gradients in float16 are scaled on the way."
     opt.zero_grad(set_to_none=True)
-    if opt.scaler is None: total.backward(); opt.step()
-    else: opt.scaler.scale(total).backward(); opt.scaler.step(opt); opt.scaler.update()
+    if opt.scaler is None:
+        total.backward()
+        opt.step()
+    else:
+        opt.scaler.scale(total).backward()
+        opt.scaler.step(opt)
+        opt.scaler.update()
 
+# %% ../../nbs/train/3_learner.ipynb #0924d3ee
 def read(
     sums:dict, # name -> scalar tensor
 )->dict:       # name -> float
@@ -129,9 +146,13 @@ def train_epoch(
 )->dict:                # mean of each loss term, learning rate, quality of pseudo-labels
     "One pass over the data."
     r, device, sums, found = method.recipe, torch.device(device or method.clip.device), {}, []
-    batches, ones = epoch_rows(len(store), r['batch'], seed, epoch), (labels.cpu().numpy() == 1).sum(1)
-    if hasattr(store, 'plan'): store.plan(seed, epoch, batches)   # views change from epoch to epoch, and may be prepared ahead
-    method.train(); method.begin_epoch(epoch, epochs)
+    batches = epoch_rows(len(store), r['batch'], seed, epoch)
+    ones = (labels.cpu().numpy() == 1).sum(1)
+    if hasattr(store, 'plan'):
+        # views change from epoch to epoch, and may be prepared ahead
+        store.plan(seed, epoch, batches)
+    method.train()
+    method.begin_epoch(epoch, epochs)
     for i, rows in enumerate(batches):
         step, steps = epoch*len(batches) + i, epochs*len(batches)
         lr = learning_rate(r['schedule'], r['lr'], step, steps, epochs)
@@ -139,10 +160,13 @@ def train_epoch(
         method.before_step(opt, step, steps, rows)
         known = counted(labels[rows].to(device, non_blocking=True), int(ones[rows.numpy()].sum()))
         with autocast(method, device): terms = method.loss(store.batch(rows, device), known)
-        descend(opt, terms['total']); method.after_step()
+        descend(opt, terms['total'])
+        method.after_step()
         for k, v in terms.items(): sums[k] = sums.get(k, 0) + v.detach()*len(rows)/len(store)
-        if truth is not None and getattr(method, 'pseudo', None) is not None: found.append((rows, method.pseudo))
-    return dict(epoch=epoch, lr=lr, **read(sums)) | (quality(found, labels, truth) if truth is not None else {})
+        if truth is not None and getattr(method, 'pseudo', None) is not None:
+            found.append((rows, method.pseudo))
+    return dict(epoch=epoch, lr=lr, **read(sums)) | (quality(found, labels, truth)
+                                                     if truth is not None else {})
 
 # %% ../../nbs/train/3_learner.ipynb #3f66dce7
 def describe_training(
@@ -152,15 +176,23 @@ def describe_training(
 )->dict:    # plain values
     "What two trainings must share for one to go on from the other's checkpoint."
     Y = torch.as_tensor(labels).cpu().numpy().astype(np.int8)
-    said = dict(method=type(method).__name__, loss=method.loss_name, unknown=method.unknown, precision=method.precision, **method.recipe, classes=list(map(str, method.classes)), seed=seed,
-                labels='{} x {} with sha1 {}'.format(*Y.shape, hashlib.sha1(Y.tobytes()).hexdigest()[:8]))
+    said = dict(method=type(method).__name__, loss=method.loss_name, unknown=method.unknown,
+                precision=method.precision, **method.recipe, classes=list(map(str, method.classes)),
+                seed=seed,
+                labels='{} x {} with sha1 {}'.format(*Y.shape,
+                                                     hashlib.sha1(Y.tobytes()).hexdigest()[:8]))
     return json.loads(json.dumps(said, default=str))
 
 def same_training(path, found, here):
     "Refuse a checkpoint of another training, and say in what it differs."
-    if found is None: raise ValueError(f'{path}: this checkpoint does not say which training it is of (an older version wrote it); delete it to train from the start')
-    other = [f'{k} {found.get(k)!r}, here {here.get(k)!r}' for k in dict.fromkeys([*found, *here]) if found.get(k) != here.get(k)]
-    if other: raise ValueError(f'{path}: the checkpoint of another training ({"; ".join(other)}); delete it, or name another file as checkpoint')
+    if found is None:
+        raise ValueError(f'{path}: this checkpoint does not say which training it is of (an older '
+                         f'version wrote it); delete it to train from the start')
+    other = [f'{k} {found.get(k)!r}, here {here.get(k)!r}' for k in dict.fromkeys([*found, *here])
+             if found.get(k) != here.get(k)]
+    if other:
+        raise ValueError(f'{path}: the checkpoint of another training ({"; ".join(other)}); delete '
+                         f'it, or name another file as checkpoint')
 
 # %% ../../nbs/train/3_learner.ipynb #f293da1d
 def save_checkpoint(
@@ -169,9 +201,11 @@ def save_checkpoint(
     about:dict=None, # as from `describe_training`
 ):
     "Write the state of a training, atomically."
-    tmp = Path(f'{path}.{os.getpid()}.tmp'); tmp.parent.mkdir(parents=True, exist_ok=True)
+    tmp = Path(f'{path}.{os.getpid()}.tmp')
+    tmp.parent.mkdir(parents=True, exist_ok=True)
     scaler = {} if opt.scaler is None else dict(scaler=opt.scaler.state_dict())
-    torch.save(dict(method=method.state_dict(), opt=opt.state_dict(), log=log, about=about, **scaler), tmp)
+    torch.save(dict(method=method.state_dict(), opt=opt.state_dict(), log=log, about=about,
+                    **scaler), tmp)
     os.replace(tmp, path)
 
 def load_checkpoint(
@@ -182,7 +216,8 @@ def load_checkpoint(
     if path is None or not Path(path).exists(): return []
     state = torch.load(path, map_location=method.clip.device, weights_only=True)
     if about is not None: same_training(path, state.get('about'), about)
-    method.load_state_dict(state['method']); opt.load_state_dict(state['opt'])
+    method.load_state_dict(state['method'])
+    opt.load_state_dict(state['opt'])
     if opt.scaler is not None: opt.scaler.load_state_dict(state['scaler'])
     return state['log']
 
@@ -193,7 +228,8 @@ def warn_untaught(
 ):
     "Name the classes that are never positive among the known labels."
     never = check_trainable(labels, classes)
-    if never: warnings.warn(f'{len(never)} of {len(classes)} classes are never positive among the known labels and cannot be learned: '
+    if never: warnings.warn(f'{len(never)} of {len(classes)} classes are never positive among the '
+                            f'known labels and cannot be learned: '
                             + ', '.join(map(str, never)), stacklevel=3)
 
 # %% ../../nbs/train/3_learner.ipynb #2b542c85
@@ -217,15 +253,24 @@ def fit(
 )->list:                 # of dict, one an epoch
     "Train a method in place; the last epoch is the result."
     if not method.trainable: return []
-    if len(labels) != len(store): raise ValueError(f'{len(labels)} rows of labels for {len(store)} images: they must match')
-    if method.members: return fit_members(method, store, labels, seed, valid, truth, checkpoint, every, progress)
-    given = torch.as_tensor(labels); store, labels = method.training_set(store, given)
-    warn_untaught(labels, method.classes); epochs, about = method.recipe['epochs'], describe_training(method, given, seed)
-    truth = torch.as_tensor(truth) if truth is not None and labels is given else None; opt = optimizer(method); log = load_checkpoint(checkpoint, method, opt, about)
-    bar = tqdm(range(len(log), epochs), initial=len(log), total=epochs, desc=type(method).__name__, disable=not progress, mininterval=2)
+    if len(labels) != len(store):
+        raise ValueError(f'{len(labels)} rows of labels for {len(store)} images: they must match')
+    if method.members:
+        return fit_members(method, store, labels, seed, valid, truth, checkpoint, every, progress)
+    given = torch.as_tensor(labels)
+    store, labels = method.training_set(store, given)
+    warn_untaught(labels, method.classes)
+    epochs, about = method.recipe['epochs'], describe_training(method, given, seed)
+    truth = torch.as_tensor(truth) if truth is not None and labels is given else None
+    opt = optimizer(method)
+    log = load_checkpoint(checkpoint, method, opt, about)
+    bar = tqdm(range(len(log), epochs), initial=len(log), total=epochs, desc=type(method).__name__,
+               disable=not progress, mininterval=2)
     for epoch in bar:
         log.append(train_epoch(method, opt, store, labels, epoch, epochs, seed, truth=truth))
         if valid is not None: log[-1]['valid_map'] = mean_ap(predict(method, valid[0]), valid[1])
-        bar.set_postfix({k: f'{v:.3g}' for k, v in log[-1].items() if k not in ('epoch', 'lr') and not k.startswith('pseudo_')})
-        if checkpoint is not None and ((epoch + 1) % every == 0 or epoch + 1 == epochs): save_checkpoint(checkpoint, method, opt, log, about)
+        bar.set_postfix({k: f'{v:.3g}' for k, v in log[-1].items() if k not in ('epoch', 'lr')
+                         and not k.startswith('pseudo_')})
+        if checkpoint is not None and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
+            save_checkpoint(checkpoint, method, opt, log, about)
     return log

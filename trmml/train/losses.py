@@ -22,7 +22,8 @@ def wide(
 )->Tensor:         # float32, or float64 as it came
     "Logits in a precision that losses can be computed in."
     if scores.shape != labels.shape:
-        raise ValueError(f'scores are {tuple(scores.shape)}, labels {tuple(labels.shape)}: give one label for each score')
+        raise ValueError(f'scores are {tuple(scores.shape)}, labels {tuple(labels.shape)}: give '
+                         f'one label for each score')
     return scores if scores.dtype == torch.float64 else scores.float()
 
 # %% ../../nbs/train/2_losses.ipynb #d52fbb47
@@ -38,8 +39,10 @@ def known_bce(
     reduction='mean', # over the entries that count; none: 0
 ):
     "Cross-entropy over known labels (HCPLab-SYSU/HCP-MLR-PL, loss/SST.py)."
-    s = wide(scores, labels); t = labels.to(s.dtype)
-    return reduce_loss((t*softplus(-s) + (1 - t)*softplus(s)).where(t > 0, -t*softplus(s)), (t > margin) | (t < -margin), reduction)
+    s = wide(scores, labels)
+    t = labels.to(s.dtype)
+    return reduce_loss((t*softplus(-s) + (1 - t)*softplus(s)).where(t > 0, -t*softplus(s)),
+                       (t > margin) | (t < -margin), reduction)
 
 # %% ../../nbs/train/2_losses.ipynb #4607935c
 def partial_bce(
@@ -50,7 +53,8 @@ def partial_bce(
     "Partial cross-entropy: known labels, weighted by how few of an image's there are."
     s, known = wide(scores, labels), labels != 0
     g = alpha*known.to(s.dtype).mean(1, keepdim=True).clamp(min=1e-9)**gamma + beta
-    return reduce_loss((g*softplus(-s).where(labels == 1, softplus(s))).where(known, 0), reduction=reduction)
+    return reduce_loss((g*softplus(-s).where(labels == 1, softplus(s))).where(known, 0),
+                       reduction=reduction)
 
 # %% ../../nbs/train/2_losses.ipynb #0f2e8af0
 def nl(p, eps=1e-5): return -(p + eps).log()   # as the single-positive peers write it
@@ -61,14 +65,18 @@ def lsan(
     reduction='mean',
 ):
     "Assume negative with label smoothing (elijahcole/single-positive-multi-label)."
-    p = wide(scores, labels).sigmoid(); yes = labels == 1
-    return reduce_loss((1 - smooth)*nl(p.where(yes, 1 - p)) + smooth*nl((1 - p).where(yes, p)), reduction=reduction)
+    p = wide(scores, labels).sigmoid()
+    yes = labels == 1
+    return reduce_loss((1 - smooth)*nl(p.where(yes, 1 - p)) + smooth*nl((1 - p).where(yes, p)),
+                       reduction=reduction)
 
 # %% ../../nbs/train/2_losses.ipynb #e751da81
 def role_side(p, guess, labels, k):
     "One half of ROLE's loss: p is taught, by observed positives, a fixed guess, and the expected number of positives."
-    g = guess.detach(); cross = g*nl(p) + (1 - g)*nl(1 - p)
-    return nl(p).where(labels == 1, 0).mean() + cross.mean() + (p.sum(1).mean() - k)**2/p.shape[1]**2
+    g = guess.detach()
+    cross = g*nl(p) + (1 - g)*nl(1 - p)
+    return nl(p).where(labels == 1, 0).mean() + cross.mean() + (p.sum(1).mean()
+        - k)**2/p.shape[1]**2
 
 # %% ../../nbs/train/2_losses.ipynb #ff367795
 def role(
@@ -83,7 +91,8 @@ def role(
 # %% ../../nbs/train/2_losses.ipynb #eac2a276
 def first_theta(
     labels:Tensor, # (N, C)
-    seed:int=0, low:float=.6, high:float=.995, # unknown: a probability between 1 - low and low; known positives
+    seed:int=0, low:float=.6,
+    high:float=.995, # unknown: a probability between 1 - low and low; known positives
 ):                 # (N, C) logits
     "What ROLE's label estimate starts from."
     q, top = math.log(low/(1 - low)), math.log(high/(1 - high))
@@ -98,7 +107,8 @@ def ll_count(
     delta:float=.2, # percent of the entries that join (R, Ct: each epoch)
 )->int:
     "How many of a batch's assumed negatives are suspected."
-    if scheme not in ('R', 'Ct', 'Cp'): raise ValueError(f"scheme={scheme!r}: use 'R', 'Ct' or 'Cp'")
+    if scheme not in ('R', 'Ct', 'Cp'):
+        raise ValueError(f"scheme={scheme!r}: use 'R', 'Ct' or 'Cp'")
     return math.ceil(round(n*delta/100*(epoch if scheme != 'Cp' else min(epoch, 1)), 6))
 
 # %% ../../nbs/train/2_losses.ipynb #6a29f242
@@ -112,12 +122,16 @@ def large_loss(
     "Assume negative, but distrust the largest losses (snucml/LargeLossMatters)."
     scheme = 'Ct' if as_released and scheme == 'Cp' else scheme
     s, free = wide(scores, labels), labels == 0
-    x = softplus(-s).where(labels == 1, softplus(s)); nothing = torch.zeros_like(free)
+    x = softplus(-s).where(labels == 1, softplus(s))
+    nothing = torch.zeros_like(free)
     k = min(ll_count(s.numel(), epoch, scheme, delta), int(free.sum()))
     if k == 0: return reduce_loss(x, reduction=reduction), nothing
-    tau = x.detach()[free].topk(k).values[-1]; large = free & (x.detach() >= tau)
+    tau = x.detach()[free].topk(k).values[-1]
+    large = free & (x.detach() >= tau)
     x = x.where(~large, 0 if scheme == 'R' else softplus(-s))
-    return reduce_loss(x, reduction=reduction), free & (softplus(s).detach() > tau) if scheme == 'Cp' else nothing
+    return reduce_loss(x,
+                       reduction=reduction), free & (softplus(s).detach(
+                           ) > tau) if scheme == 'Cp' else nothing
 
 # %% ../../nbs/train/2_losses.ipynb #68ae2d75
 def hill(
@@ -126,20 +140,26 @@ def hill(
     reduction='sum',
 ):
     "Hill loss (xinyu1205/robust-loss-mlml)."
-    s = wide(scores, labels); p, pm = s.sigmoid(), (s - margin).sigmoid()
-    return reduce_loss(((1 - pm)**gamma*softplus(margin - s)).where(labels == 1, (lam - p)*p**2), reduction=reduction)
+    s = wide(scores, labels)
+    p, pm = s.sigmoid(), (s - margin).sigmoid()
+    return reduce_loss(((1 - pm)**gamma*softplus(margin - s)).where(labels == 1, (lam - p)*p**2),
+                       reduction=reduction)
 
 # %% ../../nbs/train/2_losses.ipynb #19eb70f7
 def splc(
     scores, labels,
     epoch:int,        # counted from 0
-    tau:float=.6, margin:float=1., gamma:float=2., start:int=1, # from this epoch on labels are corrected
+    tau:float=.6, margin:float=1., gamma:float=2.,
+    start:int=1, # from this epoch on labels are corrected
     reduction='sum',
 ):
     "Self-paced loss correction (xinyu1205/robust-loss-mlml)."
-    s = wide(scores, labels); s = (s - margin).where(labels == 1, s); p = s.sigmoid()
+    s = wide(scores, labels)
+    s = (s - margin).where(labels == 1, s)
+    p = s.sigmoid()
     yes = (labels == 1) | (p.detach() > tau) if epoch >= start else labels == 1
-    return reduce_loss(((1 - p)**gamma*softplus(-s)).where(yes, p**gamma*softplus(s)), reduction=reduction)
+    return reduce_loss(((1 - p)**gamma*softplus(-s)).where(yes, p**gamma*softplus(s)),
+                       reduction=reduction)
 
 # %% ../../nbs/train/2_losses.ipynb #63eb6169
 def asl(
@@ -150,7 +170,9 @@ def asl(
     eps:float=1e-8, reduction='sum',
 ):
     "Asymmetric loss in its authors' form (Alibaba-MIIL/ASL)."
-    p = wide(scores, labels).sigmoid(); pm = (p - shift).clamp(min=0); fixed = (lambda x: x.detach()) if detach else (lambda x: x)
+    p = wide(scores, labels).sigmoid()
+    pm = (p - shift).clamp(min=0)
+    fixed = (lambda x: x.detach()) if detach else (lambda x: x)
     pos = -fixed(1 - p)**gamma_pos*p.clamp(min=eps).log()
     neg = -fixed(pm)**gamma_neg*(1 - pm).clamp(min=eps).log()
     return reduce_loss(pos.where(labels == 1, neg), None if assume else labels != 0, reduction)
@@ -162,14 +184,19 @@ def focal(
     reduction='sum',
 ):
     "Focal loss, its weight not detached."
-    s = wide(scores, labels); p = s.sigmoid()
-    return reduce_loss(((1 - p)**gamma*softplus(-s)).where(labels == 1, p**gamma*softplus(s)), None if assume else labels != 0, reduction)
+    s = wide(scores, labels)
+    p = s.sigmoid()
+    return reduce_loss(((1 - p)**gamma*softplus(-s)).where(labels == 1, p**gamma*softplus(s)),
+                       None if assume else labels != 0, reduction)
 
 # %% ../../nbs/train/2_losses.ipynb #e958c5b4
 LOSSES = {
-    'bce-an': lambda s, y, e, **k: assume_negative(s, y, **k), 'bce': lambda s, y, e, **k: known_bce(s, y, **k),
-    'partial-bce': lambda s, y, e, **k: partial_bce(s, y, **k), 'lsan': lambda s, y, e, **k: lsan(s, y, **k),
-    'll-r': lambda s, y, e, **k: large_loss(s, y, e, 'R', **k)[0], 'll-ct': lambda s, y, e, **k: large_loss(s, y, e, 'Ct', **k)[0],
+    'bce-an': lambda s, y, e, **k: assume_negative(s, y, **k), 'bce': lambda s, y, e,
+    **k: known_bce(s, y, **k),
+    'partial-bce': lambda s, y, e, **k: partial_bce(s, y, **k), 'lsan': lambda s, y, e,
+    **k: lsan(s, y, **k),
+    'll-r': lambda s, y, e, **k: large_loss(s, y, e, 'R', **k)[0], 'll-ct': lambda s, y, e,
+    **k: large_loss(s, y, e, 'Ct', **k)[0],
     'hill': lambda s, y, e, **k: hill(s, y, **k), 'splc': lambda s, y, e, **k: splc(s, y, e, **k),
     'focal': lambda s, y, e, **k: focal(s, y, **k), 'asl': lambda s, y, e, **k: asl(s, y, **k),
     'asl-an': lambda s, y, e, **k: asl(s, y, assume=True, **k),
@@ -182,14 +209,20 @@ def apply(
     reduction='batch', **settings, # of the loss
 )->Tensor:          # a scalar
     "A loss by name."
-    if name not in LOSSES: raise ValueError(f'unknown loss {name!r}: use one of {", ".join(LOSSES)}')
+    if name not in LOSSES:
+        raise ValueError(f'unknown loss {name!r}: use one of {", ".join(LOSSES)}')
     return LOSSES[name](scores, labels, epoch, reduction=reduction, **settings)
 
 # %% ../../nbs/train/2_losses.ipynb #5963c8e5
 OFFICIAL_LOSSES = {   # ours: official repository, name there
-    'assume_negative': ('elijahcole/single-positive-multi-label', 'loss_an'), 'known_bce': ('HCPLab-SYSU/HCP-MLR-PL', 'BCELoss'),
-    'partial_bce': ('none published', 'PartialBCE in re-implementations'), 'lsan': ('elijahcole/single-positive-multi-label', 'loss_an_ls'),
-    'role': ('elijahcole/single-positive-multi-label', 'loss_role'), 'first_theta': ('elijahcole/single-positive-multi-label', 'LabelEstimator'),
-    'large_loss': ('snucml/LargeLossMatters', 'loss_an, mod_scheme LL-R, LL-Ct, LL-Cp'), 'hill': ('xinyu1205/robust-loss-mlml', 'Hill'),
-    'splc': ('xinyu1205/robust-loss-mlml', 'SPLC'), 'asl': ('Alibaba-MIIL/ASL', 'AsymmetricLoss'), 'focal': ('xinyu1205/robust-loss-mlml', 'AsymmetricLoss, gammas 2, clip 0'),
+    'assume_negative': ('elijahcole/single-positive-multi-label', 'loss_an'),
+    'known_bce': ('HCPLab-SYSU/HCP-MLR-PL', 'BCELoss'),
+    'partial_bce': ('none published', 'PartialBCE in re-implementations'),
+    'lsan': ('elijahcole/single-positive-multi-label', 'loss_an_ls'),
+    'role': ('elijahcole/single-positive-multi-label', 'loss_role'),
+    'first_theta': ('elijahcole/single-positive-multi-label', 'LabelEstimator'),
+    'large_loss': ('snucml/LargeLossMatters', 'loss_an, mod_scheme LL-R, LL-Ct, LL-Cp'),
+    'hill': ('xinyu1205/robust-loss-mlml', 'Hill'),
+    'splc': ('xinyu1205/robust-loss-mlml', 'SPLC'), 'asl': ('Alibaba-MIIL/ASL', 'AsymmetricLoss'),
+    'focal': ('xinyu1205/robust-loss-mlml', 'AsymmetricLoss, gammas 2, clip 0'),
 }

@@ -21,7 +21,8 @@ def as_features(
     "Features of a batch, computed now if images are given."
     if isinstance(x, Features): return x
     if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f'expected normalised images (B, 3, H, W) or Features, got {getattr(x, "shape", type(x).__name__)}')
+        raise ValueError(f'expected normalised images (B, 3, H, W) or Features, got '
+                         f'{getattr(x, "shape", type(x).__name__)}')
     with torch.no_grad(): return clip.features(x)
 
 # %% ../../nbs/train/1_method.ipynb #2343a52d
@@ -29,20 +30,28 @@ def check_loss(method, loss:str)->str:
     "The name of a loss, or an error if the method cannot exchange its own."
     if loss == 'asl': return loss
     from trmml.train.losses import LOSSES   # a later room: read only when it is asked for
-    if not method.exchangeable: raise TypeError(f'{type(method).__name__} has a loss of its own: loss={loss!r} is for coop, dualcoop and trmml')
-    if loss not in LOSSES: raise ValueError(f'unknown loss {loss!r}: use one of {", ".join(LOSSES)}')
+    if not method.exchangeable:
+        raise TypeError(f'{type(method).__name__} has a loss of its own: loss={loss!r} is for '
+                        f'coop, dualcoop and trmml')
+    if loss not in LOSSES:
+        raise ValueError(f'unknown loss {loss!r}: use one of {", ".join(LOSSES)}')
     return loss
 
 # %% ../../nbs/train/1_method.ipynb #c616a860
 def check_unknown(method, unknown:str)->str:
     "How a method takes unknown labels, or an error if it has its own way."
-    if unknown not in ('skip', 'negative'): raise ValueError(f"unknown={unknown!r}: use 'skip' or 'negative'")
-    if unknown != 'skip' and not method.exchangeable: raise TypeError(f'{type(method).__name__} takes unknown labels in its own way: unknown={unknown!r} is for coop, dualcoop and trmml')
+    if unknown not in ('skip', 'negative'):
+        raise ValueError(f"unknown={unknown!r}: use 'skip' or 'negative'")
+    if unknown != 'skip' and not method.exchangeable:
+        raise TypeError(f'{type(method).__name__} takes unknown labels in its own way: '
+                        f'unknown={unknown!r} is for coop, dualcoop and trmml')
     return unknown
 
 def check_precision(precision):
     "The dtype that training computes in where autocast allows it, or None for float32 throughout."
-    if precision not in (None, 'bfloat16', 'float16'): raise ValueError(f"precision={precision!r}: use 'bfloat16' or 'float16', or None for float32")
+    if precision not in (None, 'bfloat16', 'float16'):
+        raise ValueError(f"precision={precision!r}: use 'bfloat16' or 'float16', or None for "
+                         f"float32")
     return precision and getattr(torch, precision)
 
 def assumed(method, labels)->torch.Tensor:
@@ -61,10 +70,14 @@ def classification(method, logits, labels, **asl):
 # %% ../../nbs/train/1_method.ipynb #ed5077a3
 class Method(nn.Module):
     "Base of all methods: a frozen CLIP, class names, a recipe; subclasses give `encode_text`, `loss` and `scores`."
-    recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40, batch=128)
-    trainable = reads_labels = True  # not so: zero-shot, nothing to fit; learns, but not from the pictures' labels
-    members, uncounted = (), ()      # methods trained one by one, of an ensemble; beginnings of names of parameters that are copies or stand-ins
-    exchangeable, epoch = False, 0   # whether the classification loss may be another one; of the training
+    recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40,
+                  batch=128)
+    # not so: zero-shot, nothing to fit; learns, but not from the pictures' labels
+    trainable = reads_labels = True
+    # methods trained one by one, of an ensemble; beginnings of names of parameters that are copies or stand-ins
+    members, uncounted = (), ()
+    # whether the classification loss may be another one; of the training
+    exchangeable, epoch = False, 0
 
     def __init__(self,
         clip:CLIP,         # frozen
@@ -75,31 +88,47 @@ class Method(nn.Module):
         **recipe,          # entries of the recipe to override
     ):
         super().__init__()
-        if stray := set(recipe) - set(self.recipe): raise TypeError(f'{type(self).__name__} has no setting {sorted(stray)[0]!r}')
-        self.recipe, self._clip, self._text = {**self.recipe, **recipe}, [clip], None   # in a list, so that it is no submodule
-        self.loss_name, self.unknown, self.precision, self.classes = check_loss(self, loss), check_unknown(self, unknown), check_precision(precision), list(classes)
-        if len(set(self.classes)) < len(self.classes): raise ValueError('class names must differ from each other')
+        if stray := set(recipe) - set(self.recipe):
+            raise TypeError(f'{type(self).__name__} has no setting {sorted(stray)[0]!r}')
+        # in a list, so that it is no submodule
+        self.recipe, self._clip, self._text = {**self.recipe, **recipe}, [clip], None
+        self.loss_name = check_loss(self, loss)
+        self.unknown = check_unknown(self, unknown)
+        self.precision = check_precision(precision)
+        self.classes = list(classes)
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError('class names must differ from each other')
 
     clip = property(lambda self: self._clip[0])
     made_of = staticmethod(lambda **settings: [])   # (name, settings) of an ensemble's members
 
-    def begin_epoch(self, epoch, epochs): "Called by the learner before each epoch, counted from 0."; self.epoch = epoch
+    def begin_epoch(self, epoch, epochs):
+        "Called by the learner before each epoch, counted from 0."
+        self.epoch = epoch
 
-    def train(self, mode=True): self._text = None; return super().train(mode)
-    def load_state_dict(self, *a, **k): self._text = None; return super().load_state_dict(*a, **k)
+    def train(self, mode=True):
+        self._text = None
+        return super().train(mode)
+    def load_state_dict(self, *a, **k):
+        self._text = None
+        return super().load_state_dict(*a, **k)
 
 # %% ../../nbs/train/1_method.ipynb #8d3974da
 @patch
-def encode_text(self:Method): raise NotImplementedError(f'{type(self).__name__} must define encode_text()')
+def encode_text(self:Method):
+    raise NotImplementedError(f'{type(self).__name__} must define encode_text()')
 
 @patch
-def regions(self:Method, x): raise NotImplementedError(f'{type(self).__name__} makes no region maps')
+def regions(self:Method, x):
+    raise NotImplementedError(f'{type(self).__name__} makes no region maps')
 
 @patch
 def text(self:Method):
     "Text features of the classes; remembered at inference."
     if self.training or torch.is_grad_enabled(): return self.encode_text()
-    if self._text is None: self._text = self.encode_text().detach()   # not a parameter, even if `encode_text` gives one
+    if self._text is None:
+        # not a parameter, even if `encode_text` gives one
+        self._text = self.encode_text().detach()
     return self._text
 
 # %% ../../nbs/train/1_method.ipynb #7080432f
@@ -114,17 +143,21 @@ def scoring_set(self:Method, store):
     return store
 
 @patch
-def before_step(self:Method, opt, step, steps, rows): "Called before the loss of a step out of `steps`, with the rows of its images."
+def before_step(self:Method, opt, step, steps, rows):
+    "Called before the loss of a step out of `steps`, with the rows of its images."
 @patch
 def after_step(self:Method): "Called after the optimiser has moved the parameters."
 
 # %% ../../nbs/train/1_method.ipynb #3800a2c5
 def count_parameters(
     method, # a Method
-    left_out:tuple=('token_embedding.weight', 'visual.attnpool.positional_embedding'), # of CLIP's parameters
+    left_out:tuple=('token_embedding.weight',
+                    'visual.attnpool.positional_embedding'), # of CLIP's parameters
 )->dict:    # learnable, frozen, total
     "Numbers of parameters, counted as in Table 5."
     clip = {f'clip.{k}': p for k, p in method.clip.model.named_parameters() if k not in left_out}
-    counted = [p for k, p in (*method.named_parameters(), *clip.items()) if not k.startswith(tuple(method.uncounted))]
-    learnable, frozen = (sum(p.numel() for p in counted if p.requires_grad is b) for b in (True, False))
+    counted = [p for k, p in (*method.named_parameters(), *clip.items())
+               if not k.startswith(tuple(method.uncounted))]
+    learnable, frozen = (sum(p.numel() for p in counted if p.requires_grad is b)
+                         for b in (True, False))
     return dict(learnable=learnable, frozen=frozen, total=learnable + frozen)

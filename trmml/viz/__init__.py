@@ -31,7 +31,8 @@ def save(
 )->Path:           # of the file
     "Write a figure as PNG."
     path = Path(path)
-    if path.suffix != '.png': raise ValueError(f'{path.name}: figures are saved as PNG; let the name end in .png')
+    if path.suffix != '.png':
+        raise ValueError(f'{path.name}: figures are saved as PNG; let the name end in .png')
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
@@ -46,7 +47,8 @@ def to_palette(
     colors,   # up to 256
 ):
     "Reduce an image file to a palette."
-    with Image.open(path) as img: small = img.convert('RGB').quantize(colors, Image.Quantize.FASTOCTREE)
+    with Image.open(path) as img:
+        small = img.convert('RGB').quantize(colors, Image.Quantize.FASTOCTREE)
     small.save(path, format='png', optimize=True)
 
 # %% ../../nbs/viz/1_viz.ipynb #b4498e88
@@ -57,7 +59,8 @@ def thumbnail(
 )->display.Image: # to be the last line of a cell
     "A figure as a small JPEG."
     data = io.BytesIO()
-    fig.savefig(data, dpi=dpi, format='jpeg', pil_kwargs=dict(quality=quality)); plt.close(fig)
+    fig.savefig(data, dpi=dpi, format='jpeg', pil_kwargs=dict(quality=quality))
+    plt.close(fig)
     return display.Image(data.getvalue(), format='jpeg')
 
 # %% ../../nbs/viz/1_viz.ipynb #7b16f680
@@ -67,7 +70,8 @@ def show_image(
     **text,        # of the title
 ):                 # axes
     "A picture without a frame; coordinates are shares of its sides."
-    ax.imshow(img, extent=(0, 1, 1, 0), aspect=img.shape[0]/img.shape[1], cmap='gray', vmin=0, vmax=1)
+    ax.imshow(img, extent=(0, 1, 1, 0), aspect=img.shape[0]/img.shape[1], cmap='gray', vmin=0,
+              vmax=1)
     ax.axis('off')
     if title is not None: ax.set_title(title, **dict(fontsize=9, pad=3) | text)
     return ax
@@ -84,16 +88,20 @@ def overlay(
 ):                          # axes
     "A region map, enlarged bilinearly, over a grey picture."
     R = np.asarray(R, float)
-    if R.ndim != 2: raise ValueError(f'a map is {R.shape}: expected (h, w), the map of one class of one picture')
+    if R.ndim != 2:
+        raise ValueError(
+            f'a map is {R.shape}: expected (h, w), the map of one class of one picture')
     grey = img.mean(-1) if img.ndim == 3 else img
     show_image(ax, light + (1 - light)*grey, title, **text)
     low, high = R.min() if vmin is None else vmin, R.max() if vmax is None else vmax
-    ax.imshow(R, extent=(0, 1, 1, 0), aspect=img.shape[0]/img.shape[1], interpolation='bilinear', alpha=alpha,
+    ax.imshow(R, extent=(0, 1, 1, 0), aspect=img.shape[0]/img.shape[1], interpolation='bilinear',
+              alpha=alpha,
               cmap=cmap, vmin=low, vmax=max(high, low + 1e-12))
     return ax
 
 # %% ../../nbs/viz/1_viz.ipynb #75e73168
-BOX_STYLES = [(c, ('-', '--', ':')[(i + j) % 3]) for j in range(3) for i, c in enumerate(('#D55E00', '#0072B2', '#CC79A7', '#009E73', '#E69F00', '#000000'))]
+BOX_STYLES = [(c, ('-', '--', ':')[(i + j) % 3]) for j in range(3) for i,
+              c in enumerate(('#D55E00', '#0072B2', '#CC79A7', '#009E73', '#E69F00', '#000000'))]
 
 def draw_box(
     ax, box,      # axes as from `show_image`; x, y, w, h in 0..1
@@ -113,7 +121,9 @@ def draw_boxes(
     for name, (color, ls) in looks.items():
         for box in boxes[name]: draw_box(ax, box, color, ls)
     lines = [plt.Line2D([], [], color=c, ls=s, lw=2, label=name) for name, (c, s) in looks.items()]
-    if lines: ax.legend(handles=lines, loc='upper center', bbox_to_anchor=(.5, 0), fontsize=fontsize, frameon=False, labelspacing=.2, borderpad=.2, ncols=1 + (len(lines) > 8))
+    if lines:
+        ax.legend(handles=lines, loc='upper center', bbox_to_anchor=(.5, 0), fontsize=fontsize,
+                  frameon=False, labelspacing=.2, borderpad=.2, ncols=1 + (len(lines) > 8))
     return ax
 
 # %% ../../nbs/viz/1_viz.ipynb #b8a8679a
@@ -123,7 +133,8 @@ def guess_title(
     "'✓ dog .87' in bold for a class that is there, in italics for one that is not."
     name, score, _, label = guess
     text = f'{name} {score:.2f}'.replace(' 0.', ' .')
-    return {1: (f'✓ {text}', dict(weight='bold')), -1: (text, dict(style='italic')), 0: (f'? {text}', {})}[int(label)]
+    return {1: (f'✓ {text}', dict(weight='bold')), -1: (text, dict(style='italic')),
+            0: (f'? {text}', {})}[int(label)]
 
 def mark_peak(
     ax, R,   # axes as from `show_image`; (h, w) map
@@ -131,7 +142,8 @@ def mark_peak(
     "A cross on the highest cell of a map."
     y, x = np.unravel_index(np.argmax(R), np.shape(R))
     at = (x + .5)/np.shape(R)[1], (y + .5)/np.shape(R)[0]
-    for color, width in ('k', 3.5), ('w', 1.7): cross, = ax.plot(*at, 'x', color=color, ms=7, mew=width, scalex=False, scaley=False)
+    for color, width in ('k', 3.5), ('w', 1.7):
+        cross, = ax.plot(*at, 'x', color=color, ms=7, mew=width, scalex=False, scaley=False)
     return cross
 
 # %% ../../nbs/viz/1_viz.ipynb #4b386937
@@ -146,7 +158,8 @@ def region_panel(
 ):                    # axes
     "The region map of one guess under its title."
     title, style = guess_title(guess)
-    title = in_lines(title, line); longest = max(map(len, title.split('\n')))
+    title = in_lines(title, line)
+    longest = max(map(len, title.split('\n')))
     overlay(ax, img, guess[2], title=title, fontsize=fontsize*min(1, line/longest), **style)
     for b in boxes: draw_box(ax, b, halo='k', lw=1)
     if peak: mark_peak(ax, guess[2])
@@ -163,11 +176,14 @@ def region_block(
     "One picture of Figure 4: the picture with its boxes, and a row of maps for each method."
     boxes, k = boxes or {}, max(map(len, rows.values()))
     grid = fig.add_gridspec(len(rows), 1 + k, width_ratios=(large, *[1]*k))
-    axs = [draw_boxes(show_image(fig.add_subplot(grid[:, 0], anchor='N'), img), boxes, fontsize)]   # room for names below
+    # room for names below
+    axs = [draw_boxes(show_image(fig.add_subplot(grid[:, 0], anchor='N'), img), boxes, fontsize)]
     for j, (name, guesses) in enumerate(rows.items()):
-        axs += [region_panel(fig.add_subplot(grid[j, 1 + c]), img, g, boxes.get(g[0], ()) if g[3] == 1 else (),
+        axs += [region_panel(fig.add_subplot(grid[j, 1 + c]), img, g, boxes.get(g[0], ())
+                             if g[3] == 1 else (),
                              fontsize) for c, g in enumerate(guesses)]
-        axs[-len(guesses)].text(-.05, .5, name, rotation=90, ha='right', va='center', fontsize=fontsize)
+        axs[-len(guesses)].text(-.05, .5, name, rotation=90, ha='right', va='center',
+                                fontsize=fontsize)
     return axs
 
 # %% ../../nbs/viz/1_viz.ipynb #222f6b93
@@ -181,15 +197,20 @@ def region_figure(
 ):                # figure
     "The layout of Figure 4: a block for each picture, a row of maps in it for each method."
     n = len(images)
-    if not rows or not n: raise ValueError(f'{n} pictures and {len(rows)} methods: there is nothing to draw')
+    if not rows or not n:
+        raise ValueError(f'{n} pictures and {len(rows)} methods: there is nothing to draw')
     bad = [f'{m} has guesses for {len(g)}' for m, g in rows.items() if len(g) != n]
     if bad: raise ValueError(f'{bad[0]} pictures of {n}: give one list a picture')
     k = max(len(g) for guesses in rows.values() for g in guesses)
-    panel, lines = (width - .4)/(large + k), 1 + max('\n' in in_lines(guess_title(x)[0]) for g in rows.values() for per in g for x in per)
-    fig = plt.figure(figsize=(width, n*(max(len(rows)*(panel + .15 + .15*lines), large*panel + .7) + .12)), layout='constrained')
+    panel = (width - .4)/(large + k)
+    lines = 1 + max('\n' in in_lines(guess_title(x)[0]) for g in rows.values() for per in g
+                    for x in per)
+    fig = plt.figure(figsize=(width, n*(max(len(rows)*(panel + .15 + .15*lines), large*panel + .7)
+                                        + .12)), layout='constrained')
     fig.get_layout_engine().set(h_pad=.06, w_pad=.02, hspace=.01, wspace=.01)
     for i, part in enumerate(np.ravel(fig.subfigures(n, 1, hspace=.03))):
-        region_block(part, images[i], {m: g[i] for m, g in rows.items()}, boxes and boxes[i], large, fontsize)
+        region_block(part, images[i], {m: g[i] for m, g in rows.items()}, boxes and boxes[i], large,
+                     fontsize)
     return fig
 
 # %% ../../nbs/viz/1_viz.ipynb #964285f8
@@ -201,10 +222,13 @@ def map_grid(
     peak=False,   # a cross on the highest cell
 ):                # figure
     "A column for each picture, a row for each method."
-    fig, axs = plt.subplots(len(rows), len(images), figsize=(width, len(rows)*(width/len(images) + .2)), layout='constrained', squeeze=False)
+    fig, axs = plt.subplots(len(rows), len(images), figsize=(width,
+        len(rows)*(width/len(images) + .2)), layout='constrained', squeeze=False)
     for j, (name, guesses) in enumerate(rows.items()):
-        for i, (img, g) in enumerate(zip(images, guesses)): region_panel(axs[j, i], img, g, boxes[i].get(g[0], ()), fontsize, peak)
-        axs[j, 0].text(-.05, .5, name, transform=axs[j, 0].transAxes, rotation=90, ha='right', va='center', fontsize=fontsize)
+        for i, (img, g) in enumerate(zip(images, guesses)):
+            region_panel(axs[j, i], img, g, boxes[i].get(g[0], ()), fontsize, peak)
+        axs[j, 0].text(-.05, .5, name, transform=axs[j, 0].transAxes, rotation=90, ha='right',
+                       va='center', fontsize=fontsize)
     return fig
 
 # %% ../../nbs/viz/1_viz.ipynb #12435d39
@@ -217,21 +241,30 @@ STYLE = {
     'zeroshot-dense': dict(color='#777777', marker='', ls=(0, (3, 2))),
 }
 PEERS = {name: dict(color=c, marker=m, ls=s) for name, c, m, s in (
-    ('taidpt', '#CC79A7', 'v', '--'), ('taidpt+dualcoop', '#882255', 's', '-.'), ('taidpt+trmml', '#332288', 'o', '--'),
-    ('taiadapter', '#E69F00', '<', '-.'), ('taiadapter+dualcoop', '#999933', 's', (0, (5, 1, 1, 1))), ('coop', '#8C6D1F', 'X', '-.'),
-    ('hspnet', '#117733', 'P', '-.'), ('dualcoop-baseline', '#88CCEE', 'x', '-.'), ('trmml-moved', '#661100', 'p', '-'),
-    ('curriculum', '#44AA99', '>', '--'), ('partial-bce', '#DDCC77', 'h', '-.'), ('ssgrl', '#CC6677', '*', '--'), ('mlgcn', '#AA4499', 'd', '-.'),
-    ('sst', '#6699CC', '8', '--'), ('sarb', '#994455', 'H', '-.'), ('lsan', '#AAAA00', '1', '--'), ('role', '#4477AA', '2', '-.'),
-    ('largeloss', '#228833', '3', '--'), ('hill', '#EE6677', '4', '-.'), ('splc', '#004488', '+', '--'))}
-SPARE = [dict(color=c, marker=m, ls=s) for c, m, s in (('#CC79A7', 'v', '-'), ('#E69F00', 'P', '--'), ('#8C6D1F', 'X', '-'))]
+    ('taidpt', '#CC79A7', 'v', '--'), ('taidpt+dualcoop', '#882255', 's', '-.'),
+    ('taidpt+trmml', '#332288', 'o', '--'),
+    ('taiadapter', '#E69F00', '<', '-.'), ('taiadapter+dualcoop', '#999933', 's',
+                                           (0, (5, 1, 1, 1))), ('coop', '#8C6D1F', 'X', '-.'),
+    ('hspnet', '#117733', 'P', '-.'), ('dualcoop-baseline', '#88CCEE', 'x', '-.'),
+    ('trmml-moved', '#661100', 'p', '-'),
+    ('curriculum', '#44AA99', '>', '--'), ('partial-bce', '#DDCC77', 'h', '-.'),
+    ('ssgrl', '#CC6677', '*', '--'), ('mlgcn', '#AA4499', 'd', '-.'),
+    ('sst', '#6699CC', '8', '--'), ('sarb', '#994455', 'H', '-.'), ('lsan', '#AAAA00', '1', '--'),
+    ('role', '#4477AA', '2', '-.'),
+    ('largeloss', '#228833', '3', '--'), ('hill', '#EE6677', '4', '-.'),
+    ('splc', '#004488', '+', '--'))}
+SPARE = [dict(color=c, marker=m, ls=s) for c, m,
+         s in (('#CC79A7', 'v', '-'), ('#E69F00', 'P', '--'), ('#8C6D1F', 'X', '-'))]
 FLAT = ('zeroshot', 'zeroshot-dense')   # no training, hence no known-label ratio
 MOST = 6                                # lines that can be told apart without a second panel
 
+# %% ../../nbs/viz/1_viz.ipynb #5e44766e
 def style(
     method,   # name of a method
 )->dict:      # color, marker, ls
     "The look of a method."
-    own = method.removesuffix('-frozen'); look = STYLE.get(own) or PEERS.get(own) or SPARE[zlib.crc32(own.encode()) % len(SPARE)]
+    own = method.removesuffix('-frozen')
+    look = STYLE.get(own) or PEERS.get(own) or SPARE[zlib.crc32(own.encode()) % len(SPARE)]
     return look | (dict(ls=':') if own != method else {})
 
 # %% ../../nbs/viz/1_viz.ipynb #07da51fd
@@ -258,14 +291,23 @@ def curves(
     ax = plt.subplots(figsize=(5, 3.2), layout='constrained')[1] if ax is None else ax
     for m in [m for m in (df.method.unique() if order is None else order) if m in set(df.method)]:
         own, look = df[df.method == m], style(m) | dict(label=TITLES.get(m, m), lw=1.6, ms=5) | line
-        if m in flat: ax.axhline(own.mAP.mean(), **look | dict(marker='')); continue
-        t = own.groupby('known').mAP.agg(['mean', 'std']); ax.plot(t.index, t['mean'], **look)
-        if band: ax.fill_between(t.index, t['mean'] - t['std'], t['mean'] + t['std'], color=look['color'], alpha=.2, lw=0)
+        if m in flat:
+            ax.axhline(own.mAP.mean(), **look | dict(marker=''))
+            continue
+        t = own.groupby('known').mAP.agg(['mean', 'std'])
+        ax.plot(t.index, t['mean'], **look)
+        if band:
+            ax.fill_between(t.index, t['mean'] - t['std'], t['mean'] + t['std'],
+                            color=look['color'], alpha=.2, lw=0)
     by_title = {v: k for k, v in TITLES.items()}
     for _, row in (pd.DataFrame() if paper is None else paper).iterrows():
         paper_line(ax, row, style(by_title.get(row['method'], row['method']))['color'])
-    if 0 < len(known := df.known[~df.method.isin(flat)].unique()) < 10: ax.set_xticks(known, [f'{k:g}' for k in known])
-    ax.margins(y=.09); ax.set_xlabel('known labels, %'); ax.set_ylabel('mAP, %'); ax.grid(alpha=.3)
+    if 0 < len(known := df.known[~df.method.isin(flat)].unique()) < 10:
+        ax.set_xticks(known, [f'{k:g}' for k in known])
+    ax.margins(y=.09)
+    ax.set_xlabel('known labels, %')
+    ax.set_ylabel('mAP, %')
+    ax.grid(alpha=.3)
     if legend and ax.get_legend_handles_labels()[0]: ax.legend(fontsize=9, handlelength=3)
     return ax
 
@@ -276,8 +318,11 @@ def crowd(
     "The range of the best methods above the lowest ratio."
     t = df.pivot_table(index='method', columns='known', values='mAP')
     if len(t) <= MOST or t.shape[1] < 3: return None
-    average = t.mean(axis=1); near = t[average >= average.max() - (average.max() - average.min())/5].iloc[:, 1:]
-    x, y, pad = near.columns, (near.min().min(), near.max().max()), .06*(near.max().max() - near.min().min())
+    average = t.mean(axis=1)
+    near = t[average >= average.max() - (average.max() - average.min())/5].iloc[:, 1:]
+    x = near.columns
+    y = (near.min().min(), near.max().max())
+    pad = .06*(near.max().max() - near.min().min())
     return x[0] - .06*(x[-1] - x[0]), x[-1] + .06*(x[-1] - x[0]), y[0] - pad, y[1] + pad
 
 # %% ../../nbs/viz/1_viz.ipynb #9a5cc0ff
@@ -289,25 +334,35 @@ def curve_figure(
     order=None,              # as for `curves`
 ):                           # figure
     "`curves` on a figure of their own, the crowded range enlarged."
-    near = crowd(df); line = {} if near is None else dict(lw=1.2, ms=3.5)
-    probe = curves(df, paper=paper, order=order, legend=False); handles, names = probe.get_legend_handles_labels(); plt.close(probe.figure)
+    near = crowd(df)
+    line = {} if near is None else dict(lw=1.2, ms=3.5)
+    probe = curves(df, paper=paper, order=order, legend=False)
+    handles, names = probe.get_legend_handles_labels()
+    plt.close(probe.figure)
     names = [textwrap.fill(n, 27, break_on_hyphens=False) for n in names]
-    fig, axs = plt.subplots(1, 1 if near is None else 2, figsize=(size[0], size[1] + .085*sum(2 + n.count('\n') for n in names)), layout='constrained', squeeze=False)
+    fig, axs = plt.subplots(1, 1 if near is None else 2, figsize=(size[0],
+        size[1] + .085*sum(2 + n.count('\n') for n in names)), layout='constrained', squeeze=False)
     curves(df, axs[0, 0], paper, order=order, legend=False, **line)
     if near is not None:
         left, right, low, high = near
-        axs[0, 0].add_patch(plt.Rectangle((left, low), right - left, high - low, fill=False, ec='k', lw=.8, zorder=5))
-        curves(df, axs[0, 1], paper, order=order, legend=False, band=False, lw=1.2, ms=5).set(xlim=(left, right), ylim=(low, high), ylabel='')
+        axs[0, 0].add_patch(plt.Rectangle((left, low), right - left, high - low, fill=False, ec='k',
+                                          lw=.8, zorder=5))
+        curves(df, axs[0, 1], paper, order=order, legend=False, band=False, lw=1.2,
+               ms=5).set(xlim=(left, right), ylim=(low, high), ylabel='')
         axs[0, 1].set_title('the frame, enlarged', fontsize=9)
-    fig.legend(handles, names, loc='outside lower center', ncols=2, fontsize=9, handlelength=3.5, handletextpad=.5, frameon=False, columnspacing=.8, labelspacing=.3)
-    if title is not None: (axs[0, 0].set_title if near is None else fig.suptitle)(title, fontsize=10)
+    fig.legend(handles, names, loc='outside lower center', ncols=2, fontsize=9, handlelength=3.5,
+               handletextpad=.5, frameon=False, columnspacing=.8, labelspacing=.3)
+    if title is not None:
+        (axs[0, 0].set_title if near is None else fig.suptitle)(title, fontsize=10)
     return fig
 
 # %% ../../nbs/viz/1_viz.ipynb #a51385f8
 LOSSES = ('total', 'cls', 'cls_q', 'cls_r', 'kd', 'nce')
 SHARES = ('valid_map', 'pseudo_pos_precision', 'pseudo_neg_precision', 'pseudo_coverage')
-LINES = [dict(color=c, ls=s) for c, s in zip(('#000000', '#D55E00', '#0072B2', '#009E73', '#CC79A7', '#E69F00'),
-                                              ('-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3))))]
+LINES = [dict(color=c, ls=s) for c, s in zip(('#000000', '#D55E00', '#0072B2', '#009E73', '#CC79A7',
+                                              '#E69F00'),
+                                              ('-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)),
+                                               (0, (8, 3))))]
 
 def log_lines(
     ax, log,   # axes; table of a run's log, one row an epoch
@@ -315,8 +370,10 @@ def log_lines(
 ):             # axes
     "Columns of a log over epochs."
     for i, k in enumerate(keys):
-        ax.plot(log.epoch + 1, log[k], label=k.replace('_', ' '), marker='.', **LINES[i % len(LINES)])
-    ax.grid(alpha=.3); ax.legend(fontsize=7)
+        ax.plot(log.epoch + 1, log[k], label=k.replace('_', ' '), marker='.',
+                **LINES[i % len(LINES)])
+    ax.grid(alpha=.3)
+    ax.legend(fontsize=7)
     return ax
 
 # %% ../../nbs/viz/1_viz.ipynb #0083fd43
@@ -327,11 +384,14 @@ def training_curve(
 ):               # array of one or two axes: losses, shares
     "Loss terms, validation mAP and quality of pseudo-labels by epoch."
     log = pd.DataFrame(log)
-    keys = [k for k in (*LOSSES, *SHARES) if k in log and log[k].notna().any()] if keys is None else list(keys)
+    keys = [k for k in (*LOSSES, *SHARES) if k in log
+            and log[k].notna().any()] if keys is None else list(keys)
     missing = [k for k in keys if k not in log]
     if missing or not keys:
-        raise ValueError(f'the log holds {", ".join(log.columns)}: no {", ".join(missing) or "epochs to draw"}')
-    groups = [[k for k in keys if k.startswith(('valid_', 'pseudo_')) == share] for share in (False, True)]
+        raise ValueError(f'the log holds {", ".join(log.columns)}: no '
+                         f'{", ".join(missing) or "epochs to draw"}')
+    groups = [[k for k in keys if k.startswith(('valid_', 'pseudo_')) == share] for share in (False,
+        True)]
     shown = [(g, share) for g, share in zip(groups, (False, True)) if g]
     size = dict(figsize=(width, 2.1*len(shown)), layout='constrained')
     axs = plt.subplots(len(shown), 1, sharex=True, squeeze=False, **size)[1].ravel()
@@ -349,15 +409,21 @@ def bars(
     color='#0072B2',
 ):                        # axes
     "Effects as bars with their intervals."
-    ax = plt.subplots(figsize=(5, .6 + .34*len(effects)), layout='constrained')[1] if ax is None else ax
+    ax = plt.subplots(figsize=(5, .6 + .34*len(effects)),
+                      layout='constrained')[1] if ax is None else ax
     for y, (name, e) in enumerate(effects.items()):
         sure = e['low'] > 0 or e['high'] < 0
         fill = dict(facecolor=color) if sure else dict(facecolor='w', hatch='////')
         ax.barh(y, e['mean'], height=.62, edgecolor=color, **fill)
         error = [[e['mean'] - e['low']], [e['high'] - e['mean']]]
-        ax.errorbar(e['mean'], y, xerr=error if np.isfinite(error).all() else None, color='k', capsize=3, lw=1.2)
+        ax.errorbar(e['mean'], y, xerr=error if np.isfinite(error).all() else None, color='k',
+                    capsize=3, lw=1.2)
         end = max(v for v in (e['mean'], e['high'], 0) if np.isfinite(v))
-        ax.annotate(f"{e['mean']:+.1f}", (end, y), xytext=(4, 0), textcoords='offset points', va='center', fontsize=8)
-    ax.axvline(0, color='k', lw=.8); ax.invert_yaxis(); ax.margins(x=.15); ax.set_xlabel(unit)
+        ax.annotate(f"{e['mean']:+.1f}", (end, y), xytext=(4, 0), textcoords='offset points',
+                    va='center', fontsize=8)
+    ax.axvline(0, color='k', lw=.8)
+    ax.invert_yaxis()
+    ax.margins(x=.15)
+    ax.set_xlabel(unit)
     ax.set_yticks(range(len(effects)), [textwrap.fill(n, 28) for n in effects], fontsize=8)
     return ax
