@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_labels', 'show_labels', 'partial', 'single_positive', 'validation_split', 'large_loss', 'statistics',
-           'describe', 'show_statistics', 'ratio_counts', 'show_ratios']
+           'describe', 'check_trainable', 'show_statistics', 'ratio_counts', 'show_ratios']
 
 # %% ../nbs/labels_and_metrics/1_labels.ipynb #896f6818
 import numpy as np
@@ -158,6 +158,15 @@ def describe(
                 **{'images without positives': int((Y != 1).all(1).sum()),
                    'images without labels': int((Y == 0).all(1).sum()),
                    'classes without positives': list(table.index[table.positives == 0])})
+
+# %% ../nbs/labels_and_metrics/1_labels.ipynb #5459567a
+def check_trainable(
+    labels:np.ndarray,   # (N, C) in {1, 0, -1}
+    classes:list[str],   # C names
+)->list[str]:            # names of the classes that are never positive
+    "Classes that cannot be learned because no image is known to hold them."
+    table = statistics(labels, classes)
+    return list(table.index[table.positives == 0])
 
 # %% ../nbs/labels_and_metrics/1_labels.ipynb #ce0a9071
 def show_statistics(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['counted', 'positives', 'topk_pixels', 'queue_slots', 'mean_cosine', 'MemoryBank', 'class_means', 'Thresholds',
-           'pseudo_labels', 'agree', 'fill_unknown', 'pseudo_quality']
+           'pseudo_labels', 'agree', 'fill_unknown']
 
 # %% ../nbs/paper/3_prototypes_eq7-12.ipynb #82e8bc1c
 import torch
@@ -169,20 +169,3 @@ def fill_unknown(
 )->Tensor:         # (B, C) of the type of `labels`
     "Known labels stay; unknown ones take the pseudo-label."
     return torch.where(labels == 0, pseudo.to(labels.dtype), labels)
-
-# %% ../nbs/paper/3_prototypes_eq7-12.ipynb #f38aed5c
-def pseudo_quality(
-    pseudo:Tensor, # (N, C) in {1, 0, -1}
-    labels:Tensor, # (N, C) what training knows
-    truth:Tensor,  # (N, C) hidden truth; its own zeros are left out
-)->dict:           # unknown, coverage; {pos,neg}_{count,precision,recall}
-    "Precision and recall of pseudo-labels on entries that are unknown in training but known in truth."
-    asked, nan = (labels == 0) & (truth != 0), float('nan')
-    out = {'unknown': asked.sum().item()}
-    out['coverage'] = (asked & (pseudo != 0)).sum().item()/out['unknown'] if out['unknown'] else nan
-    for name, y in ('pos', 1), ('neg', -1):
-        said, true = asked & (pseudo == y), asked & (truth == y)
-        n, m, hits = (x.sum().item() for x in (said, true, said & true))
-        out |= {f'{name}_count': n, f'{name}_precision': hits/n if n else nan,
-                f'{name}_recall': hits/m if m else nan}
-    return out

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VOC_CLASSES', 'CLEAN_NAMES', 'BOX_COLUMNS', 'KINDS', 'USUAL', 'COCO_DEFAULTS', 'VOC', 'READERS', 'ALIASES',
            'SETTINGS', 'PEERS', 'TABLES', 'open_image', 'clean_name', 'Dataset', 'decode_rle', 'data_root', 'as_peer',
-           'load', 'download', 'check_trainable', 'box_pairs']
+           'load', 'download', 'box_pairs']
 
 # %% ../../nbs/data/1_data.ipynb #6be0a569
 import hashlib
@@ -23,7 +23,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from .annotation_cache import cached
-from ..labels import check_labels, describe, statistics
+from ..labels import check_labels, describe
 
 # %% ../../nbs/data/1_data.ipynb #fe1fd7e7
 def _deep(
@@ -986,15 +986,6 @@ def download(
     "Download what may be downloaded of a data set; where a licence or a login stands in the way, the error says what to do."
     from trmml.data.downloads import download
     return download(name, root, progress, **how)
-
-# %% ../../nbs/data/1_data.ipynb #0ce050b0
-def check_trainable(
-    labels,    # (N, C) in {1, 0, -1}
-    classes,   # C names
-)->list:       # names of the classes that are never positive
-    "Classes that cannot be learned because no image is known to hold them."
-    table = statistics(labels, classes)
-    return list(table.index[table.positives == 0])
 
 # %% ../../nbs/data/1_data.ipynb #07a899f7
 def box_pairs(

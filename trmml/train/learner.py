@@ -23,9 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..clip import Features
-from ..data import check_trainable
-from ..metrics import mean_ap
-from ..prototypes import counted, pseudo_quality
+from ..labels import check_trainable
+from ..metrics import mean_ap, pseudo_quality
+from ..prototypes import counted
 
 # %% ../../nbs/train/3_learner.ipynb #486e0986
 def learning_rate(
