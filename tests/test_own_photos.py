@@ -120,7 +120,7 @@ def test_every_family_of_backbones_fits_saves_and_comes_back(name, tmp_path, mon
     assert list(again.add_classes('umbrella').predict(ds.paths[:2]).columns) == [*ds.classes, 'umbrella']
 
 
-OWN = ('backbones', 'photos', 'calibration', 'estimator', 'browse', 'cli', 'blanks')
+OWN = ('clip.backbones', 'photos.given', 'photos.calibration', 'photos.estimator', 'photos.browse', 'cli', 'report.filling')
 
 
 @pytest.mark.parametrize('name', OWN)

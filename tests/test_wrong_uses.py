@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import trmml.data
-from trmml import TRMML, cli; from trmml.photos.given import browse, estimator
+from trmml import TRMML, cli; from trmml.photos import browse, estimator
 from trmml.labels import partial
 from trmml.data.table import write_csv
 
@@ -346,7 +346,7 @@ def test_commands_agree_with_python(place, capsys, tmp_path):
 LISTENS = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n'   # what was started in the background inherits deafness
 WAITS = """
 import sys, time
-from trmml import cli; from trmml.photos.given import estimator
+from trmml import cli; from trmml.photos import estimator
 loss, calls = estimator.TextRegionMatching.loss, []
 def waits(*args):
     calls.append(1)
