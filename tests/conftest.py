@@ -6,6 +6,14 @@ os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = '1'
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    "Two processes, where pytest-xdist is there and no other number is asked for (`-n 0`: none)."
+    o = config.option
+    if hasattr(config, 'workerinput') or getattr(o, 'numprocesses', 0) is not None or o.usepdb: return
+    o.numprocesses, o.dist, o.maxprocesses = 'auto', 'loadgroup', o.maxprocesses or 2
+
+
 @pytest.fixture
 def writes_a_file(tmp_path):
     "Makes a TorchScript archive whose `__setstate__` writes 16 bytes; returns where, for a path."
