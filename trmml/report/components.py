@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from .. import runs
-from ..viz import bars, style
+from .figures import style
+from ..viz import bars
 
 # %% ../../nbs/report/3_components.ipynb #b6056311
 def effect(df, a, b):
