@@ -16,7 +16,7 @@ from trmml import TRMML, data, doodles, runs; from trmml.report import companion
 from trmml.clip import PromptLearner
 from trmml.train.learner import TensorStore, fit, optimizer, predict, train_epoch
 from trmml.methods import create
-from trmml.prototypes import counted
+from trmml.train.method import Batch
 
 from test_peers import FROZEN, NAMES, SETUP
 
@@ -121,10 +121,10 @@ def test_no_step_waits_for_the_device(there, name):
     m = made(name, there); store, labels = m.training_set(*world(there)); opt = optimizer(m)
     for epoch in 0, 1: train_epoch(m, opt, store, labels, epoch, 3)
     m.begin_epoch(2, 3); x, known = store.batch(torch.arange(16), DEVICE), labels[:16].to(DEVICE)
-    m.before_step(opt, 9, 9, torch.arange(16))
-    known = counted(known, int((labels[:16] == 1).sum()))
+    batch = Batch(torch.arange(16), int((labels[:16] == 1).sum()), 9, 9)
+    m.before_step(opt, 9, 9, batch)
     torch.cuda.set_sync_debug_mode('error')
-    try: m.loss(x, known)['total'].backward(); opt.step(); m.after_step()
+    try: m.loss(x, known, batch)['total'].backward(); opt.step(); m.after_step()
     finally: torch.cuda.set_sync_debug_mode('default')
 
 

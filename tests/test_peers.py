@@ -16,7 +16,7 @@ import trmml.clip
 from trmml import data, runs
 from trmml.labels import partial, single_positive
 from trmml.train.learner import TensorStore, fit, optimizer, predict
-from trmml.train.method import count_parameters
+from trmml.train.method import Batch, count_parameters
 from trmml.methods import METHODS, OFFICIAL, TITLES, TRIALS, VANILLA, arguments, create, find, trials
 from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, position_shift
 from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept
@@ -226,8 +226,8 @@ def test_memory_of_scpnet(clip, world):
     "What is remembered of a picture is its last hard label; thresholds follow."
     method = SCPNet(clip, NAMES, tower='frozen', hidden=32); store, labels = world
     with pytest.warns(UserWarning, match='one view three times'): method.training_set(store, labels)
-    rows = torch.tensor([3, 7]); method.before_step(optimizer(method), 0, 10, rows)
-    method.loss(store.batch(rows), labels[rows])
+    rows = torch.tensor([3, 7]); batch = Batch(rows, step=0, steps=10); method.before_step(optimizer(method), 0, 10, batch)
+    method.loss(store.batch(rows), labels[rows], batch)
     said = method.memory.nonzero()[:, 0].unique().tolist(); assert set(said) <= {3, 7} and said
     assert (method.memory[rows] | (labels[rows] != 1)).all() and not (method.memory[rows] & (labels[rows] == -1)).any()
     before = method.memory.clone(); method.loss(store.batch(torch.tensor([0, 1])), labels[:2])   # outside of training

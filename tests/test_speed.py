@@ -17,6 +17,7 @@ from trmml.train import learner; from trmml import runs
 from trmml.features import FeatureStore, bytes_needed, layout
 from trmml.train.learner import TensorStore, fit, load_checkpoint, optimizer, save_checkpoint, train_epoch
 from trmml.methods import create, find
+from trmml.train.method import Batch
 
 from test_peers import FROZEN, NAMES, SETUP
 
@@ -72,11 +73,11 @@ CASES = [pytest.param(m, marks=pytest.mark.xfail(raises=AssertionError)) if m in
 def test_no_step_waits_for_the_device(name, clip, monkeypatch):
     "The third epoch, when all that is done once is done."
     method = made(name, clip); store, labels = method.training_set(*world(clip)); opt = optimizer(method)
-    if store is not None and hasattr(store, 'plan'): store.plan(0, 2, ())
+    if hasattr(store, 'plan'): store.plan(0, 2, ())
     for epoch in 0, 1: train_epoch(method, opt, store, labels, epoch, 4)
     for part in 'loss', 'before_step', 'after_step': monkeypatch.setattr(method, part, guarded(getattr(method, part)))
     monkeypatch.setattr(learner, 'descend', guarded(learner.descend))
-    truth = torch.ones_like(labels) if hasattr(method, 'pseudo') else None
+    truth = torch.ones_like(labels)
     log = train_epoch(method, opt, store, labels, 2, 4, truth=truth)
     assert np.isfinite(log['total'])
 
@@ -103,7 +104,7 @@ def test_counting_changes_nothing(clip, monkeypatch):
     out = []
     for forget in False, True:
         method = made('trmml', clip); store, labels = world(clip)
-        if forget: monkeypatch.setattr(learner, 'counted', lambda labels, ones: labels)
+        if forget: monkeypatch.setattr(learner, 'Batch', lambda rows, positives, *which: Batch(rows, None, *which))
         out.append(fit(method, store, labels)); out.append(method.state_dict())
     assert out[0] == out[2] and all(torch.equal(a, b) for a, b in zip(out[1].values(), out[3].values()))
 

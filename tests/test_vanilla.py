@@ -18,6 +18,7 @@ from trmml.methods.imagenet import LargeLoss, predicted
 from trmml.metrics import mean_ap
 from trmml.clip import imagenet as backbones
 from trmml.methods.heads import GGNN, OFFICIAL_NAMES, Decoupling, GraphHead, PairHead, from_official, mlgcn_adjacency, pair_loss, pairwise_loss
+from trmml.train.method import Batch
 from trmml.train.losses import LOSSES, apply, asl, assume_negative, first_theta, hill, known_bce, large_loss, ll_count, lsan, partial_bce, role, role_side, splc
 
 PHOTOS = Path(__file__).resolve().parents[2]/'shared'/'data'/'coco128'/'train2017'
@@ -153,9 +154,9 @@ def test_schedules_of_large_loss():
 def test_corrections_for_good_outlive_the_epoch(tower):
     m = LargeLoss(tower, NAMES, tower='frozen', scheme='Cp', delta=20.); y = torch.zeros(6, 3, dtype=torch.int8)
     m.size_tables(y)
-    m.rows, m.epoch = torch.arange(6), 1; x = torch.randn(6, 3, 64, 64); m.loss(x, y)
+    m.epoch = 1; x = torch.randn(6, 3, 64, 64); batch = Batch(torch.arange(6)); m.loss(x, y, batch)
     kept = m.flipped.clone(); assert kept.any()
-    m.epoch = 0; assert_close(m.loss(x, y)['total'], apply('bce-an', m.logits(x), y.masked_fill(kept, 1), reduction='mean'))
+    m.epoch = 0; assert_close(m.loss(x, y, batch)['total'], apply('bce-an', m.logits(x), y.masked_fill(kept, 1), reduction='mean'))
 
 
 def test_known_labels_survive_a_curriculum():

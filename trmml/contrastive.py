@@ -31,9 +31,10 @@ def gather_samples(
     labels:Tensor,           # (B, C) in {1, 0, -1}
     bank:Tensor=None,        # (C, L, e) further samples of each category, projected too
     bank_filled:Tensor=None, # (C, L) bool or (C,) counts: slots in use; None: all
+    at:tuple=None,           # where labels are 1, as from `positives`; None: looked up
 )->tuple:                    # samples (N, e), category of each (N,); -1 for empty slots, which are no samples
     "Region vectors of positive entries, then the bank's, with the category each belongs to."
-    at = positives(labels)
+    if at is None: at = positives(labels)
     if bank is None: return F_r[at], at[1]
     used = torch.ones(bank.shape[:2], dtype=torch.bool,
                       device=bank.device) if bank_filled is None else bank_filled
@@ -50,12 +51,13 @@ def nce_loss(
     bank_filled:Tensor=None, # (C, L) bool or (C,) counts: slots in use; None: all
     tau:float=.1,            # temperature, separate from that of Eq. 1
     project=None,            # the extra MLP, if the vectors were not projected yet: it then sees samples only
+    at:tuple=None,           # where labels are 1, as from `positives`; None: looked up
 )->Tensor:                   # a scalar; 0 where no category has a sample
     "InfoNCE with the text as anchor and many positives, mean over anchors (Eq. 13)."
     if F_r.shape != (*labels.shape, anchors.shape[-1]) or len(anchors) != labels.shape[1]:
         raise ValueError(f'anchors are {tuple(anchors.shape)}, regions {tuple(F_r.shape)}, '
                          f'labels {tuple(labels.shape)}: expected (C, e), (B, C, e) and (B, C)')
-    S, c = gather_samples(F_r, labels, bank, bank_filled)
+    S, c = gather_samples(F_r, labels, bank, bank_filled, at)
     if project is not None: S, anchors = project(S), project(anchors)
     S, A = S.float(), normalize(anchors.float(), dim=-1)
     with torch.autocast(S.device.type, enabled=False):

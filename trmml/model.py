@@ -101,6 +101,7 @@ class TRMML(Method):
     recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40,
                   batch=128)
     exchangeable = True   # `loss=`
+    score_kinds = OPTIONS['score']
 
     def __init__(self,
         clip:CLIP, classes:list,        # frozen encoder, prompt-ready class names
@@ -235,7 +236,7 @@ def begin_epoch(self:TRMML, epoch, epochs):
 
 @patch
 @torch.no_grad()
-def estimate(self:TRMML, out, labels):
+def estimate(self:TRMML, out, labels, at=None):
     "(B, C) int8: pseudo-labels of a batch; thresholds and bank learn from its known labels (Eq. 7-12)."
     F_r = out['F_r'].detach()
     every = torch.ones(labels.shape[1], dtype=torch.bool, device=labels.device)
@@ -246,21 +247,23 @@ def estimate(self:TRMML, out, labels):
     visual = judge(self.bank.mean_similarity(F_r), self.by_visual, taught, self.bank.ready,
                    self.eta)
     text = judge(matching(F_r, T), self.by_text, taught, every, self.eta)
-    self.bank.push(topk_pixels(out['energies'], out['f'], self.topk, positives(labels)), labels)
+    at = positives(labels) if at is None else at
+    self.bank.push(topk_pixels(out['energies'], out['f'], self.topk, at), labels, at)
     if remembered(self, 'stage') == 1 or self.prototypes == 'none': return torch.zeros_like(labels)
     return dict(both=agree(visual, text), visual=visual, text=text)[self.prototypes]
 
 # %% ../nbs/paper/6_model.ipynb #cbb2010a
 @patch
-def loss(self:TRMML, x, labels):
+def loss(self:TRMML, x, labels, batch=None):
     "Named terms, 'total' among them; the pseudo-labels stay in `self.pseudo`, for the log (Eq. 15)."
     x = as_features(self.clip, x)
     if not remembered(self, 'centred'):
         centre_keys(self.decoder, unit_positions(x.dense))
         self.centred.fill_(True)
     out = self.forward(x)
-    nce = self.contrast(out, labels) if self.contrastive else None
-    self.pseudo = self.estimate(out, labels)
+    at = positives(labels, None if batch is None else batch.positives)
+    nce = self.contrast(out, labels, at) if self.contrastive else None
+    self.pseudo = self.estimate(out, labels, at)
     filled, asl = fill_unknown(labels, self.pseudo), dict(self.asl, reduction='batch', eps=1e-8)
     return total_loss(classification(self, out['logits_q'], filled, **asl) if self.region else None,
                       classification(self, out['logits_r'], filled, **asl),
@@ -268,7 +271,7 @@ def loss(self:TRMML, x, labels):
                       nce, self.alpha, self.beta, self.gamma)
 
 @patch
-def contrast(self:TRMML, out, labels):
+def contrast(self:TRMML, out, labels, at=None):
     "Text against the regions of known positives and the bank, all through the projector (Eq. 13)."
     return nce_loss(out['G'][0], out['F_r'], labels, self.bank.V, self.bank.filled, self.tau_nce,
-                    lambda x: self.projector(normalize(x, dim=-1)))
+                    lambda x: self.projector(normalize(x, dim=-1)), at)

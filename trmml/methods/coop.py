@@ -111,7 +111,7 @@ def scores(self:CoOp, x):
     return (1 + z/self.sharpness)/2 if self.loss_kind == 'softmax' else z.sigmoid()
 
 @patch
-def loss(self:CoOp, x, labels):
+def loss(self:CoOp, x, labels, batch=None):
     "The one term that is minimised."
     z = self.logits(x)
     return dict(total=shared_cross_entropy(z, labels) if self.loss_kind == 'softmax'

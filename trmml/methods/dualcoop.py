@@ -103,7 +103,7 @@ def forward(self:DualCoOp, x):
     return pos - neg, w, f.shape[-2:]
 
 @patch
-def loss(self:DualCoOp, x, labels):
+def loss(self:DualCoOp, x, labels, batch=None):
     "The asymmetric loss, and what is minimised."
     cls = classification(self, self.logits(x), labels, **self.asl)
     return dict(cls=cls, total=self.loss_w*cls)

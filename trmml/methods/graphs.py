@@ -64,7 +64,7 @@ class SSGRL(Vanilla):
     def size_tables(self, labels): self.G = label_graph(labels.cpu(), self.by).to(self.G)
     def forward(self, x): return self.used()[0](self.see(x), self.W, self.G)
     def logits(self, x): return self.forward(x)[0]
-    def loss(self, x, labels): return dict(total=known_bce(self.logits(x), labels))
+    def loss(self, x, labels, batch=None): return dict(total=known_bce(self.logits(x), labels))
 
 # %% ../../nbs/methods/10_graphs.ipynb #d8e879a6
 @patch
@@ -105,10 +105,10 @@ class MLGCN(Vanilla):
     def size_tables(self, labels):
         self.A = mlgcn_adjacency(labels.cpu(), self.t, self.mix, self.by).to(self.A)
     def logits(self, x): return self.used()[0](self.see(x), self.W, self.A)
-    def loss(self, x, labels): return dict(total=known_bce(self.logits(x), labels))
+    def loss(self, x, labels, batch=None): return dict(total=known_bce(self.logits(x), labels))
 
-    def before_step(self, opt, step, steps, rows):
-        super().before_step(opt, step, steps, rows)
+    def before_step(self, opt, step, steps, batch):
+        super().before_step(opt, step, steps, batch)
         if self.clip_norm and self.hooked is not opt:
             opt.register_step_pre_hook(lambda o, *_: (nn.utils.clip_grad_norm_([p
                 for g in o.param_groups for p in g['params']], self.clip_norm), None)[1])
@@ -178,7 +178,7 @@ def remember(self:SST, f, labels):
 
 # %% ../../nbs/methods/10_graphs.ipynb #49097ee0
 @patch
-def loss(self:SST, x, labels):
+def loss(self:SST, x, labels, batch=None):
     "Known labels; from epoch `first` on found ones too; pairs; agreement of vectors."
     s, f, k = self.forward(x)
     if self.training: self.remember(f, labels)
@@ -246,7 +246,7 @@ class SARB(SSGRL):
                                                    self.seed)
                                                    for c in range(f.shape[1])]).to(self.prototypes)
 
-    def loss(self, x, labels):
+    def loss(self, x, labels, batch=None):
         s, f, _ = self.forward(x)
         rng = np.random.RandomState([self.seed, self.step])
         head = lambda v: self.net.head(v, self.G)

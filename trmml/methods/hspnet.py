@@ -130,7 +130,7 @@ class HSPNet(Averaged):
 
 # %% ../../nbs/methods/06_hspnet.ipynb #b278ef0f
 @patch
-def loss(self:HSPNet, x, labels):
+def loss(self:HSPNet, x, labels, batch=None):
     "SPLC, summed."
     z = self.core.score(self.clip, x, self.core.text(self.clip))
     splc = splc_loss(z, labels, self.epoch, self.assumes(labels))

@@ -16,7 +16,7 @@ from torchvision import transforms as T
 from torchvision.transforms import functional as TF
 
 from ..clip import Features
-from ..train.method import Method, as_features
+from ..train.method import Batch, Method, as_features
 from .scpnet import PictureStore, gives, one_cycle, paths_of, random_change
 from ..clip.imagenet import IMAGENET, Trunk
 from ..train.losses import apply, first_theta, large_loss, partial_bce, role
@@ -82,7 +82,7 @@ class Vanilla(Method):
         self.ema = ema
         self.averaged = averaged
         self.seed = seed
-        self.epoch, self.step, self.rows, self.warm = 0, 0, None, 1.
+        self.epoch, self.step, self.warm = 0, 0, 1.
         self.uncounted = ('mean.',) + (() if tower == 'frozen' else ('clip.visual.',))
         self.trunk = None if tower == 'frozen' else Trunk(clip, tower, micro, amp)
 
@@ -116,7 +116,7 @@ class Plain(Vanilla):
         self.loss_name, self.loss_settings = loss, dict(loss_settings or {})
         self.start(Linear, clip.d, len(classes))
 
-    def loss(self, x, labels):
+    def loss(self, x, labels, batch=None):
         return dict(total=apply(self.loss_name, self.logits(x), labels, self.epoch,
                                 **{'reduction': 'mean', **self.loss_settings}))
 
@@ -170,9 +170,9 @@ def parameter_groups(self:Vanilla):
 def begin_epoch(self:Vanilla, epoch, epochs): self.epoch = epoch
 
 @patch
-def before_step(self:Vanilla, opt, step, steps, rows):
-    "The method's own schedule; whose pictures come; how far the first epoch is (`warm`)."
-    r, self.rows, self.step = self.recipe, rows, step
+def before_step(self:Vanilla, opt, step, steps, batch):
+    "The method's own schedule; how far the first epoch is (`warm`)."
+    r, self.step = self.recipe, step
     each = steps/r['epochs']
     self.warm = min(step/each, 1.)
     factor, beta = one_cycle(step,
@@ -239,10 +239,10 @@ def over_training_set(self:Vanilla, what, batch=64):
     return torch.cat(parts)
 
 @patch
-def mine(self:Vanilla, table, default):
+def mine(self:Vanilla, table, default, batch):
     "Rows of a table that belong to the batch; without rows (a loss outside the learner) a default."
-    return default if self.rows is None or table is None or not len(table) else table[
-        self.rows.to(table.device)]
+    if batch is None or batch.rows is None or table is None or not len(table): return default
+    return table[batch.rows.to(table.device)]
 
 # %% ../../nbs/methods/09_imagenet.ipynb #bc9ca44c
 class PartialBCE(Plain):
@@ -283,8 +283,8 @@ class Curriculum(PartialBCE):
             s = self.over_training_set(lambda f: self.used()[0](f)).cpu()
             self.found = predicted(s, self.given, self.least, self.strategy)
 
-    def loss(self, x, labels):
-        found = self.mine(self.found, torch.zeros_like(labels)).to(labels)
+    def loss(self, x, labels, batch=None):
+        found = self.mine(self.found, torch.zeros_like(labels), batch).to(labels)
         self.pseudo = found.where(labels == 0, 0)
         return dict(total=partial_bce(self.logits(x), labels.where(labels != 0, self.pseudo),
                                       **self.loss_settings))
@@ -330,8 +330,8 @@ class ROLE(Whole):
                                 1 - 1e-5).logit()
             self.theta = nn.Parameter(p.to(self.clip.device))
 
-    def loss(self, x, labels):
-        theta = self.mine(self.theta, first_theta(labels).to(x[0].device))
+    def loss(self, x, labels, batch=None):
+        theta = self.mine(self.theta, first_theta(labels).to(x[0].device), batch)
         return dict(total=role(self.logits(x), labels, theta, self.k))
 
 # %% ../../nbs/methods/09_imagenet.ipynb #05e7e301
@@ -351,13 +351,13 @@ class LargeLoss(Whole):
         if len(self.flipped) != len(labels):
             self.flipped = torch.zeros(labels.shape, dtype=torch.bool, device=self.clip.device)
 
-    def loss(self, x, labels):
-        y = labels.masked_fill(self.mine(self.flipped, torch.zeros_like(labels, dtype=torch.bool)),
-                               1)
+    def loss(self, x, labels, batch=None):
+        none = torch.zeros_like(labels, dtype=torch.bool)
+        y = labels.masked_fill(self.mine(self.flipped, none, batch), 1)
         total, found = large_loss(self.logits(x), y, self.epoch, self.scheme, self.delta,
                                   self.as_released)
-        if self.rows is not None and len(self.flipped):
-            self.flipped[self.rows.to(self.flipped.device)] |= found
+        if batch is not None and batch.rows is not None and len(self.flipped):
+            self.flipped[batch.rows.to(self.flipped.device)] |= found
         return dict(total=total)
 
 # %% ../../nbs/methods/09_imagenet.ipynb #1cc82761

@@ -342,7 +342,7 @@ class Averaged(Method):
             raise ValueError(f"tower={tower!r}: use 'trained' or 'frozen'")
         self.core, self.ema = core, copy.deepcopy(core).requires_grad_(False)
         self.tower, self.averaged, self.assume, self.seed = tower, averaged, assume, seed
-        self.epoch, self.steps_an_epoch, self.rows, self.views = 0, 1, None, None
+        self.epoch, self.steps_an_epoch, self.views = 0, 1, None
         self.uncounted = ('ema.', 'core.log_scale') + (('clip.visual.',) if tower == 'trained'
                                                        else ())
         self.train()
@@ -383,9 +383,9 @@ def begin_epoch(self:Averaged, epoch, epochs):
 
 # %% ../../nbs/methods/05_scpnet.ipynb #a8534e91
 @patch
-def before_step(self:Averaged, opt, step, steps, rows):
-    "Learning rate and Adam's beta 1 of this step; remember whose pictures come."
-    r, self.rows = self.recipe, rows
+def before_step(self:Averaged, opt, step, steps, batch):
+    "Learning rate and Adam's beta 1 of this step."
+    r = self.recipe
     self.steps_an_epoch = steps/r['epochs']
     factor, beta = one_cycle(step, max(2, round(steps*r['stretch'])))
     for g in opt.param_groups:
@@ -486,9 +486,9 @@ def three_logits(self:SCPNet, views):
     return tuple(self.core.score(self.clip, v, t) for v in views)
 
 @patch
-def loss(self:SCPNet, x, labels):
+def loss(self:SCPNet, x, labels, batch=None):
     "SPLC on one weak view; hard and soft consistency between the other and the strong one."
-    rows, self.rows = self.rows, None
+    rows = None if batch is None else batch.rows
     z, weak, strong = self.three_logits(x)
     p = weak.detach().float().sigmoid()
     tau = thresholds(self.memory.sum(0), len(self.memory), self.hard)

@@ -75,7 +75,7 @@ def pooled(self:TaIAdapter, x):
     return (x if isinstance(x, Captions) else as_features(self.clip, x)).pooled.float()
 
 @patch
-def before_step(self:TaIAdapter, opt, step, steps, rows): self.step = step
+def before_step(self:TaIAdapter, opt, step, steps, batch): self.step = step
 
 @patch
 def logits(self:TaIAdapter, x): return self.adapter(normalize(self.pooled(x), dim=-1))   # (B, C)
@@ -86,7 +86,7 @@ def encode_text(self:TaIAdapter):
     return self.adapter.head.weight   # (C, d): what stands for the classes
 
 @patch
-def loss(self:TaIAdapter, x, labels):
+def loss(self:TaIAdapter, x, labels, batch=None):
     "Asymmetric loss on perturbed sentences."
     g = torch.Generator().manual_seed(1_000_003*self.seed + self.step)
     return dict(total=asymmetric_loss(self.adapter(perturb(self.pooled(x), self.noise, g)), labels,

@@ -338,7 +338,7 @@ def scores(self:TaIDPT, x):
     return (1 + self.logits(x)/self.scale)/2   # (B, C) in 0..1, in the same order
 
 @patch
-def loss(self:TaIDPT, x, labels):
+def loss(self:TaIDPT, x, labels, batch=None):
     "Ranking losses of both grains; `x` are sentences, or their features."
     s_g, s_l, _ = self.grained(x)
     terms = dict(rank_global=ranking_loss(s_g, labels), rank_local=ranking_loss(s_l, labels))
@@ -376,8 +376,7 @@ def raw_scores(
     x,      # images or Features
 )->Tensor:  # (B, C) float32
     "Logits if a method has them; else the logits of its probabilities."
-    if hasattr(method, 'logits'): return method.logits(x).float()
-    return method.scores(x).float().logit(eps=1e-7)
+    return method.logits(x).float()
 
 # %% ../../nbs/methods/04_taidpt.ipynb #3dd6a915
 class Ensemble(Method):
@@ -428,9 +427,9 @@ def scores(self:Ensemble, x):
     return ((1 - self.r)*a + self.r*b).clamp(0, 1)
 
 @patch
-def loss(self:Ensemble, x, labels):
+def loss(self:Ensemble, x, labels, batch=None):
     "The picture member's loss; the learner trains the members one by one."
-    return self.members[1].loss(x, labels)
+    return self.members[1].loss(x, labels, batch)
 
 @patch
 def regions(self:Ensemble, x): return self.members[1].regions(x)   # (B, C, h, w)

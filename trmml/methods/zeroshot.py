@@ -46,7 +46,8 @@ class ZeroShot(Method):
         self.dense, self.template, self.kappa = dense, template, sharpness*clip.logit_scale
 
     def encode_text(self): return self.clip.text([self.template.format(c) for c in self.classes])
-    def loss(self, x, labels): raise NotImplementedError('zero-shot CLIP is not trained')
+    def loss(self, x, labels, batch=None):
+        raise NotImplementedError('zero-shot CLIP is not trained')
 
     @torch.no_grad()
     def scores(self, x):

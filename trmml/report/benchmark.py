@@ -132,7 +132,7 @@ class Peers(nn.Module):
         pos, neg = self.scale*((.2*self.scale*cos[0]).softmax(-1)*cos).sum(-1)
         return .03*asymmetric_loss(pos - neg, labels)
 
-    def loss(self, images, labels):
+    def loss(self, images, labels, batch=None):
         return self.head(plain_positions(self.visual, images), self.encode_text(), labels)
 
 # %% ../../nbs/report/7_benchmark.ipynb #47c9cba6

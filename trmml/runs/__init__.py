@@ -330,8 +330,9 @@ def take_over(run, ensemble, root, out, device):
 def origin(run:Run):
     "The run that a method starts from, with complete labels; None for methods that start from nothing."
     cls, fixed = find(run.method)
-    if not hasattr(cls, 'starts_from'): return None
-    name, settings = cls.starts_from(**{**fixed, **dict(run.settings)})
+    found = cls.starts_from(**{**fixed, **dict(run.settings)})
+    if found is None: return None
+    name, settings = found
     return replace(run, method=name, settings=settings, known=1., protocol='partial')
 
 def begin(run, method, root, out, device):

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ..clip import Features
 from ..labels import check_trainable
 from ..metrics import mean_ap, pseudo_quality
-from ..prototypes import counted
+from .method import Batch
 
 # %% ../../nbs/train/3_learner.ipynb #486e0986
 def learning_rate(
@@ -51,15 +51,13 @@ def learning_rate(
 def optimizer(method):
     "The optimiser of a method's recipe, over what it learns; a method may give its own parameter groups."
     r = method.recipe
-    groups = method.parameter_groups() if hasattr(method, 'parameter_groups') else [p
-        for p in method.parameters() if p.requires_grad]
     # adam: decay added to the gradient
     kinds = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam, sgd=partial(torch.optim.SGD,
         momentum=.9))
     if r['optimizer'] not in kinds:
         raise ValueError(f"optimizer {r['optimizer']!r}: use 'adamw', 'adam' or 'sgd'")
     # one pass over each tensor
-    opt = kinds[r['optimizer']](groups, lr=r['lr'], weight_decay=r['weight_decay'], fused=True)
+    opt = kinds[r['optimizer']](method.parameter_groups(), lr=r['lr'], weight_decay=r['weight_decay'], fused=True)
     opt.scaler = torch.amp.GradScaler(
         method.clip.device.type) if method.precision is torch.float16 else None
     return opt
@@ -157,13 +155,14 @@ def train_epoch(
         step, steps = epoch*len(batches) + i, epochs*len(batches)
         lr = learning_rate(r['schedule'], r['lr'], step, steps, epochs)
         for g in opt.param_groups: g['lr'] = lr*g.get('lr_factor', 1.)
-        method.before_step(opt, step, steps, rows)
-        known = counted(labels[rows].to(device, non_blocking=True), int(ones[rows.numpy()].sum()))
-        with autocast(method, device): terms = method.loss(store.batch(rows, device), known)
+        info = Batch(rows, int(ones[rows.numpy()].sum()), step, steps)
+        method.before_step(opt, step, steps, info)
+        known = labels[rows].to(device, non_blocking=True)
+        with autocast(method, device): terms = method.loss(store.batch(rows, device), known, info)
         descend(opt, terms['total'])
         method.after_step()
         for k, v in terms.items(): sums[k] = sums.get(k, 0) + v.detach()*len(rows)/len(store)
-        if truth is not None and getattr(method, 'pseudo', None) is not None:
+        if truth is not None and method.pseudo is not None:
             found.append((rows, method.pseudo))
     return dict(epoch=epoch, lr=lr, **read(sums)) | (quality(found, labels, truth)
                                                      if truth is not None else {})
