@@ -4,35 +4,35 @@
 
 # %% auto #0
 __all__ = ['KEPT_AS', 'HEADER', 'FORMAT', 'layout', 'bytes_needed', 'file_state', 'check_unchanged', 'describe', 'key',
-           'check_request', 'quantise', 'encode', 'decode', 'to_numpy', 'from_numpy', 'seeded', 'Pictures', 'spans',
-           'write_rows', 'to_disk', 'append_line', 'read_journal', 'open_array', 'open_arrays', 'intact', 'check_space',
-           'write_whole', 'features_root', 'new_meta', 'prepare', 'compute_block', 'why_unreadable', 'find_unreadable',
-           'unreadable_error', 'unfinished', 'fill', 'alone_in', 'finished', 'block_of', 'known_unreadable', 'complete',
-           'readers', 'extract', 'as_rows', 'take', 'FeatureStore', 'read_array', 'read_batch', 'to_memory',
-           'in_memory', 'likeness']
+           'check_request', 'quantise', 'encode', 'decode', 'to_numpy', 'from_numpy', 'spans', 'write_rows', 'to_disk',
+           'append_line', 'read_journal', 'open_array', 'open_arrays', 'intact', 'check_space', 'write_whole',
+           'features_root', 'new_meta', 'prepare', 'compute_block', 'unfinished', 'fill', 'alone_in', 'finished',
+           'block_of', 'known_unreadable', 'complete', 'extract', 'as_rows', 'take', 'Images', 'held_arrays',
+           'extract_view', 'FeatureStore', 'read_array', 'read_batch', 'to_memory', 'in_memory', 'likeness']
 
 # %% ../../nbs/features/1_features.ipynb #a2297e56
 import errno
 import hashlib
 import json
 import os
-import random
 import shutil
 import zlib
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import PIL
 import torch
 from filelock import FileLock
-from joblib import cpu_count
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from ..clip import Features
-from ..data import open_image
+from .reading import (Pictures, find_unreadable, readers, seeded, unreadable_error,
+                                    why_unreadable)
+from .store import ImageStore, Rows, Store, TensorStore, known_paths
 
 # %% ../../nbs/features/1_features.ipynb #553b7135
 # our name: numpy's
@@ -186,47 +186,6 @@ def from_numpy(
     "The tensor again, sharing memory with `a`."
     return torch.from_numpy(a.view('int16')).view(
         torch.bfloat16) if a.dtype == np.uint16 else torch.from_numpy(a)
-
-# %% ../../nbs/features/1_features.ipynb #46553f22
-@contextmanager
-def seeded(
-    *what, # anything printable
-):
-    "A block in which torch's, numpy's and Python's CPU generators start from `what`; after it they go on as before."
-    number = int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:4])
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(number)
-        np.random.seed(number)
-        random.seed(number)
-        try: yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-# %% ../../nbs/features/1_features.ipynb #6b47451d
-class Pictures:
-    "What a worker reads: the preprocessed image and '', or a blank image and why the file could not be read."
-    def __init__(self,
-        paths,        # of the images
-        preprocess,   # callable: PIL image -> (3, S, S)
-        size:int,     # S
-        augment=None, # callable: PIL image -> PIL image
-        view='plain', # enters the seed of `augment`
-        seed:int=0,   # of `augment`
-    ):
-        self.paths, self.preprocess, self.size = paths, preprocess, size
-        self.augment, self.view, self.seed = augment, view, seed
-
-    def __len__(self): return len(self.paths)
-
-    def __getitem__(self, i):
-        try: img = open_image(self.paths[i])
-        except (OSError, ValueError) as error:
-            return torch.zeros(3, self.size, self.size), str(error)
-        if self.augment is not None:
-            with seeded(self.seed, self.view, i): img = self.augment(img)
-        return self.preprocess(img), ''
 
 # %% ../../nbs/features/1_features.ipynb #a5339745
 def spans(
@@ -399,34 +358,6 @@ def compute_block(
         if bar is not None: bar.update(len(images))
     return dict(start=start, stop=stop, sums=sums, unreadable=unreadable)
 
-# %% ../../nbs/features/1_features.ipynb #bf9b65f9
-def why_unreadable(
-    path,  # of an image
-)->str:    # '' if it can be read
-    "What is wrong with an image."
-    try: open_image(path)
-    except (OSError, ValueError) as error: return str(error)
-    return ''
-
-def find_unreadable(
-    paths,     # of all images
-    todo:list, # of (start, stop)
-)->list:       # of [row, reason]
-    "The unreadable images of some blocks."
-    found = ([i, why_unreadable(paths[i])] for span in todo for i in range(*span))
-    return [f for f in found if f[1]]
-
-# %% ../../nbs/features/1_features.ipynb #d2990147
-def unreadable_error(
-    found:list, # of [row, reason]
-    n:int,      # images in all
-    remedy='Repair them, drop them from the data set, or pass skip_unreadable=True: then their '
-           'features are zeros.',
-)->ValueError:
-    "The error that names every unreadable image."
-    return ValueError('\n'.join([f'{len(found)} of {n} images cannot be read:',
-                                 *(reason for _, reason in sorted(found)), remedy]))
-
 # %% ../../nbs/features/1_features.ipynb #488b3a41
 def unfinished(
     folder,     # of the extraction, prepared
@@ -540,11 +471,6 @@ def complete(
     if todo or not was_done:
         write_whole(folder/'done', json.dumps(dict(unreadable=known_unreadable(folder, meta))))
 
-# %% ../../nbs/features/1_features.ipynb #938ffa56
-def readers(device)->int:
-    "Processes that read images for an encoder on a device: four at most."
-    return min(4, cpu_count()//4 if torch.device(device).type == 'cpu' else cpu_count())
-
 # %% ../../nbs/features/1_features.ipynb #1856b01f
 def extract(
     clip, dataset,         # a CLIP; a data set, or anything with `paths`
@@ -571,7 +497,7 @@ def extract(
         with alone_in(folder):
             complete(folder, clip, said, pictures, batch, workers, block, skip_unreadable, verify,
                      progress)
-    return FeatureStore(folder)
+    return FeatureStore(folder, paths=list(dataset.paths))
 
 # %% ../../nbs/features/1_features.ipynb #c7aed0a2
 def as_rows(
@@ -592,14 +518,38 @@ def take(
     if isinstance(array, Tensor): return array[torch.from_numpy(rows).to(array.device)]
     return from_numpy(np.asarray(array)[rows])
 
+# %% ../../nbs/features/1_features.ipynb #e07dd624
+class Images(NamedTuple):
+    "The least that `extract` asks of a data set."
+    paths: list
+
+# %% ../../nbs/features/1_features.ipynb #8ffdb29f
+def held_arrays(
+    store, # FeatureStore
+)->dict:   # name -> tensor; None for a store of mapped files
+    "What a store must be sent with: mapped files travel to other processes by their folder's name."
+    return None if isinstance(store.arrays['dense'], np.ndarray) else store.arrays
+
+def extract_view(
+    store,         # FeatureStore
+    clip,          # CLIP that made it
+    view:str,      # name of the view
+    augment,       # callable: PIL image -> PIL image, with a telling repr
+    workers:int=0, # processes that read images
+):                 # FeatureStore, in memory if it fits
+    "An augmented view of the images behind a store, extracted beside it."
+    return extract(clip, Images(known_paths(store)), store.folder.parent, view=view, augment=augment,
+                   workers=workers).in_memory()
+
 # %% ../../nbs/features/1_features.ipynb #cb31dc36
-class FeatureStore:
+class FeatureStore(Store):
     "Features of every image of a split, read from mapped files or held in memory."
     def __init__(self,
         folder,      # of a finished extraction
         arrays=None, # name -> tensor; None: map the files
+        paths=None,  # of the images, in the order of the rows; None: not known
     ):
-        self.folder = Path(folder)
+        self.folder, self.paths = Path(folder), paths
         self.key = self.folder.name
         if not (self.folder/'done').exists():
             raise ValueError(f'{folder} holds no finished features: call extract')
@@ -607,23 +557,19 @@ class FeatureStore:
         self.unreadable = dict(json.loads((self.folder/'done').read_text())['unreadable'])
         self.meta = json.loads((self.folder/'meta.json').read_text())
         self.arrays = open_arrays(folder, self.meta) if arrays is None else arrays
-        # (N, d, h, w)
-        self.shape = tuple(self.arrays['dense'].shape)
+        self.shape = tuple(self.arrays['dense'].shape)                     # (N, d, h, w)
         self.nbytes = sum(a.nbytes for a in self.arrays.values())
 
     def __len__(self): return self.shape[0]
     def __repr__(self):
         return f'FeatureStore of {self.shape} as {self.meta["dtype"]}, {self.nbytes:,} bytes'
-    def __reduce__(
-        self):                          # a mapped file travels to other processes by its name
-        return FeatureStore, (self.folder, None if isinstance(self.arrays['dense'], np.ndarray)
-                              else self.arrays)
-
+    def __reduce__(self): return FeatureStore, (self.folder, held_arrays(self), self.paths)
     def dense(self, rows): return read_array(self, 'dense', rows)
     def pooled(self, rows): return read_array(self, 'pooled', rows)
-    def batch(self, rows, device=None, dtype=None, non_blocking=True):
-        return read_batch(self, rows, device, dtype, non_blocking)
+    def batch(self, rows, device=None, dtype=None): return read_batch(self, rows, device, dtype)
     def in_memory(self, limit=None, device=None): return in_memory(self, limit, device)
+    def augmented(self, clip, view, augment, workers=0):
+        return extract_view(self, clip, view, augment, workers)
 
 # %% ../../nbs/features/1_features.ipynb #f79d3b82
 def read_array(
@@ -642,15 +588,14 @@ def read_batch(
     rows,               # indices, slice or mask
     device=None,        # of the result; None: where the store is
     dtype=None,         # of the result; None: float32
-    non_blocking=True,  # copy to a GPU, from pinned memory, while the CPU goes on
 )->Features:            # dense (B, d, h, w), pooled (B, d)
     "Features of some images."
     rows = as_rows(rows, len(store))
     kept = {name: take(a, rows) for name, a in store.arrays.items()}
     if device is not None:
-        if non_blocking and torch.device(device).type == 'cuda':
+        if torch.device(device).type == 'cuda':   # copied while the CPU goes on
             kept = {k: t if t.is_cuda else t.pin_memory() for k, t in kept.items()}
-        kept = {k: t.to(device, non_blocking=non_blocking) for k, t in kept.items()}
+        kept = {k: t.to(device, non_blocking=True) for k, t in kept.items()}
     return decode(kept, torch.float32 if dtype is None else dtype)
 
 # %% ../../nbs/features/1_features.ipynb #e85c3cb5
@@ -676,8 +621,8 @@ def in_memory(
         limit = torch.cuda.mem_get_info(device)[0]//2 if device.type == 'cuda' else 8*2**30
     if store.nbytes > limit: return store
     try:
-        return FeatureStore(store.folder, {k: to_memory(a, device) for k,
-                                           a in store.arrays.items()})
+        held = {k: to_memory(a, device) for k, a in store.arrays.items()}
+        return FeatureStore(store.folder, held, store.paths)
     except torch.cuda.OutOfMemoryError: return store   # another process was faster
 
 # %% ../../nbs/features/1_features.ipynb #37276523

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, default_collate
 from torchvision import transforms as T
 
 from ..clip import Features
-from . import Pictures, as_rows, extract, unreadable_error
+from . import Store, as_rows, extract
+from .reading import Pictures, unreadable_error
 
 # %% ../../nbs/features/5_views.ipynb #1d882fba
 POLICIES = """
@@ -123,7 +124,7 @@ class Augment:
         return ImageOps.mirror(img) if random.random() < .5 else img
 
 # %% ../../nbs/features/5_views.ipynb #e2bec5a5
-class Views:
+class Views(Store):
     "Several stores of the same images, one for each view; each epoch shows another one."
     def __init__(self,
         stores, # one a view, all of the same length
@@ -132,6 +133,7 @@ class Views:
         self.now = self.stores[0]
         if len({len(s) for s in self.stores}) > 1:
             raise ValueError('views of different numbers of images: they must show the same ones')
+        self.paths = self.now.paths
 
     def __len__(self): return len(self.now)
     def __repr__(self): return f'{len(self.stores)} views, each a {self.now!r}'
@@ -142,12 +144,14 @@ class Views:
         self.now = self.stores[np.random.RandomState([seed,
                                                       rounds]).permutation(len(self.stores))[i]]
 
-    def batch(self, rows, *args, **kwargs): return self.now.batch(rows, *args, **kwargs)
+    def batch(self, rows, device=None, dtype=None): return self.now.batch(rows, device, dtype)
     def in_memory(self, limit=8*2**30, device=None):
         return Views([s.in_memory(limit/len(self.stores), device) for s in self.stores])
+    def augmented(self, clip, view, augment, workers=0):
+        return self.stores[0].augmented(clip, view, augment, workers)
 
 # %% ../../nbs/features/5_views.ipynb #0fb9d667
-class Live:
+class Live(Store):
     "Features computed when they are asked for, of pictures augmented anew in each epoch."
     def __init__(self,
         clip,           # the frozen CLIP
@@ -161,11 +165,11 @@ class Live:
         self.clip, self.workers = clip, workers
         self.at_once = (16 if clip.device.type == 'cpu' else 2**16) if at_once is None else at_once
         self.pictures = Pictures(list(paths), clip.preprocess(size), size, augment, 'epoch 0')
+        self.paths = self.pictures.paths
         self.coming, self.ready = deque(), iter(())
 
     def __len__(self): return len(self.pictures)
     def __repr__(self): return f'Live view of {len(self)} images, {self.pictures.augment}'
-    def in_memory(self, limit=None, device=None): return self   # there is nothing to hold
 
     def plan(self, seed, epoch, batches=()):
         "Draw anew from now on, and begin with the batches that will come."
@@ -177,7 +181,7 @@ class Live:
         self.ready = iter(DataLoader(self.pictures, batch_sampler=list(self.coming),
                                      num_workers=self.workers, **own))
 
-    def batch(self, rows, device=None, dtype=None, non_blocking=False):
+    def batch(self, rows, device=None, dtype=None):
         return encode_live(self, as_rows(rows, len(self)).tolist(), device, dtype)
 
 # %% ../../nbs/features/5_views.ipynb #29b80e97
