@@ -22,7 +22,8 @@ from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, posi
 from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept
 from trmml.methods.scpnet import (SCPNet, SETTINGS, Views, adjacency, calibration, consistency, hard_targets, one_cycle,
                                   paths_of, random_change, splc_loss, thresholds)
-from trmml.methods.taidpt import TaIDPT, caption_labels, ensemble, local_scores, phrases, SYNONYMS, unplaced_features
+from trmml.methods.ensemble import ensemble
+from trmml.methods.taidpt import TaIDPT, caption_labels, local_scores, phrases, SYNONYMS, unplaced_features
 from trmml.metrics import average_precision, mean_ap
 
 VOC = Path(__file__).resolve().parents[2]/'shared'/'data'/'voc2007_test_scores.npz'
@@ -393,6 +394,13 @@ def test_zero_shot_is_that_of_open_clip(small):
 
 
 # ---- all of them behind the one interface
+
+def test_every_name_is_found_and_listed():
+    from trmml.train.method import Method
+    assert all(issubclass(find(m)[0], Method) for m in METHODS) and set(TITLES) == set(METHODS)
+    listed = (Path(__file__).resolve().parents[1]/'nbs'/'methods'/'0_methods.ipynb').read_text(encoding='utf-8')
+    assert all(f'`{m.removesuffix("-frozen")}`' in listed for m in METHODS)
+
 
 @pytest.mark.parametrize('name', METHODS)
 def test_scores_of_a_plain_batch(name, clip):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHARED', 'SYNONYMS', 'ENDINGS', 'IRREGULAR', 'FIRST_SCENE', 'joined', 'phrases', 'noun_lemma', 'caption_labels',
            'doodle_captions', 'read_captions', 'template_sentences', 'readable', 'Captions', 'token_features',
-           'local_scores', 'ranking_loss', 'CaptionStore', 'unplaced', 'unplaced_features', 'TaIDPT', 'cut_tokens',
-           'unit_range', 'ensemble', 'raw_scores', 'Ensemble']
+           'local_scores', 'ranking_loss', 'CaptionStore', 'unplaced', 'unplaced_features', 'SentenceMethod',
+           'cut_tokens', 'read_sentences', 'TwoGrains', 'grains', 'TaIDPT']
 
 # %% ../../nbs/methods/04_taidpt.ipynb #af3391a1
 import copy
@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 import open_clip
 import torch
-from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -28,49 +27,65 @@ from ..doodles import caption, compose
 from ..train.method import Method, as_features
 
 # %% ../../nbs/methods/04_taidpt.ipynb #d9016f12
-SHARED = dict(person='human, people, man, woman, passenger', bicycle='bike, cycle',
-              car='taxi, auto, automobile, motor car',
-              bus='autobus, coach, charabanc, double decker, jitney, motor bus, motor coach, '
-                  'omnibus', train='rail way, railroad',
-              boat='raft, dinghy', cat='kitty', dog='pup, puppy, doggy', horse='colt, equus',
-              aeroplane='air craft, jet, plane, air plane')
+SHARED = dict(
+    person='human, people, man, woman, passenger',
+    bicycle='bike, cycle',
+    car='taxi, auto, automobile, motor car',
+    bus='autobus, coach, charabanc, double decker, jitney, motor bus, motor coach, omnibus',
+    train='rail way, railroad',
+    boat='raft, dinghy',
+    cat='kitty',
+    dog='pup, puppy, doggy',
+    horse='colt, equus',
+    aeroplane='air craft, jet, plane, air plane')
 SYNONYMS = dict(voc=dict(
-    SHARED, chair='arm chair, bench', diningtable='table, dining table, dinner table, din table',
+    SHARED,
+    chair='arm chair, bench',
+    diningtable='table, dining table, dinner table, din table',
     motorbike='motor bike, motor cycle',
-    pottedplant='potted plant, house plant, bonsai, pot plant', sofa='couch',
+    pottedplant='potted plant, house plant, bonsai, pot plant',
+    sofa='couch',
     tvmonitor='monitor, tv, television, telly'))
 
 # %% ../../nbs/methods/04_taidpt.ipynb #18574b57
 SYNONYMS['coco'] = dict(
-    SHARED, airplane='aeroplane, ' + SHARED['aeroplane'], motorcycle='motor bike, motor cycle',
+    SHARED,
+    airplane='aeroplane, ' + SHARED['aeroplane'],
+    motorcycle='motor bike, motor cycle',
     firehydrant='fire tap, hydrant',
-    stopsign='halt sign', giraffe='camelopard',
+    stopsign='halt sign',
+    giraffe='camelopard',
     backpack='back pack, knapsack, packsack, rucksack, haversack',
-    handbag='hand bag, pocketbook, purse', tie='necktie', skis='ski',
+    handbag='hand bag, pocketbook, purse',
+    tie='necktie', skis='ski',
     sportsball='sport ball, ball, football, soccer, tennis, basketball, baseball',
     baseballbat='baseball game bat',
-    baseballglove='baseball mitt, baseball game glove', wineglass='vino glass', donut='doughnut',
-    chair='arm chair', couch='sofa',
-    pottedplant='house plant, bonsai, pot plant', diningtable='dinner table, table, din table',
+    baseballglove='baseball mitt, baseball game glove',
+    wineglass='vino glass', donut='doughnut', chair='arm chair', couch='sofa',
+    pottedplant='house plant, bonsai, pot plant',
+    diningtable='dinner table, table, din table',
     toilet='commode',
-    tv='tvmonitor, monitor, television, telly', cellphone='phone, mobile phone', oven='roaster',
-    refrigerator='icebox',
-    teddybear='teddy',
+    tv='tvmonitor, monitor, television, telly',
+    cellphone='phone, mobile phone',
+    oven='roaster', refrigerator='icebox', teddybear='teddy',
     hairdrier='blowing machine, hair dryer, dryer, blow dryer, blown dry, blow dry')
 
 # %% ../../nbs/methods/04_taidpt.ipynb #62f68a1f
 SYNONYMS['nus'] = dict(
-    airport='air port, air field, runway', beach='plage, coast, seashore',
-    boats='boat, raft, dinghy', cat='kitty',
-    cityscape='city, skyscraper', computer='desktop, laptop', dancing='dance', dog=SHARED['dog'],
+    airport='air port, air field, runway',
+    beach='plage, coast, seashore',
+    boats='boat, raft, dinghy',
+    cat='kitty', cityscape='city, skyscraper', computer='desktop, laptop', dancing='dance',
+    dog=SHARED['dog'],
     elk='deer', frost='forsted',
-    earthquake='collapse building, break building, broken building', glacier='ice',
-    harbor='port, harbour',
-    military='army, troop, troops', mountain='hill', nighttime='night time, night', ocean='sea',
+    earthquake='collapse building, break building, broken building',
+    glacier='ice', harbor='port, harbour', military='army, troop, troops', mountain='hill',
+    nighttime='night time, night', ocean='sea',
     person=SHARED['person'],
-    plane='aeroplane, ' + SHARED['aeroplane'], railroad='rail road, rail way', road='path, way',
-    running='run', soccer='football',
-    swimmers='swimmer, swimming, swim', tattoo='tattooing', wedding='engagement, bride, groom')
+    plane='aeroplane, ' + SHARED['aeroplane'],
+    railroad='rail road, rail way', road='path, way', running='run', soccer='football',
+    swimmers='swimmer, swimming, swim', tattoo='tattooing',
+    wedding='engagement, bride, groom')
 
 # %% ../../nbs/methods/04_taidpt.ipynb #207d66aa
 def joined(
@@ -135,8 +150,8 @@ def doodle_captions(
 )->list:        # of str
     "What could be said of scenes that are never drawn."
     scenes = (compose(FIRST_SCENE + 1_000_000*seed + i) for i in range(n))
-    return [caption(np.random.RandomState([FIRST_SCENE, seed, i]), s, np.ones(len(s.things))) for i,
-            s in enumerate(scenes)]
+    return [caption(np.random.RandomState([FIRST_SCENE, seed, i]), s, np.ones(len(s.things)))
+            for i, s in enumerate(scenes)]
 
 def read_captions(
     source,        # 'doodles', a list of sentences, or a file in COCO's captions format
@@ -168,7 +183,7 @@ def readable(
     clip:CLIP,     # frozen
     tokens:Tensor, # (N, L) ids
 )->Tensor:         # (N,) bool
-    "Sentences all of whose words the backbone has seen; for OpenAI's weights that is every sentence."
+    "Sentences all of whose words the backbone has seen; with OpenAI's weights, every sentence."
     seen = (clip.model.token_embedding.weight != 0).any(1).cpu()
     return (seen[tokens] | (tokens == 0)).all(1)
 
@@ -260,176 +275,106 @@ def unplaced_features(
     return clips.Features(clips.dense_features(pool, m), clips.attention_pool(unplaced(pool), m))
 
 # %% ../../nbs/methods/04_taidpt.ipynb #32ca8789
-class TaIDPT(Method):
-    "TaI-DPT (guozix/TaI-DPT): a global and a local prompt, learned from sentences."
-    recipe = dict(optimizer='sgd', lr=1e-4, weight_decay=5e-4, schedule='cosine', epochs=20,
-                  batch=512)
+class SentenceMethod(Method):
+    "Base of methods that learn from sentences and score images."
     reads_labels = False   # sentences have their own
 
-    def __init__(self,
-        clip:CLIP, classes:list,
-        captions=None,             # what to learn from, as for `read_captions`; None: 'doodles' for doodle-clip
-        n_captions:int=None,       # at most so many
-        lists:str=None,            # synonyms: 'voc', 'coco' or 'nus'; None: by the number of classes
-        n_ctx:int=16, class_specific:bool=False,
-        scale:float=.04,           # of scores (4 of 100)
-        kappa:float=.5,            # softmax over words (50 of 100)
-        kappa_test:float=.4,       # softmax over positions (40 of 100; NUS-WIDE: 4)
-        seed:int=0, **recipe,
-    ):
-        super().__init__(clip, classes, **recipe)
-        self.captions = 'doodles' if captions is None and clip.name == 'doodle-clip' else captions
+    def learn_from(self, captions, n_captions, lists, seed):
+        "What the sentences are; called in `__init__`."
+        doodles = captions is None and self.clip.name == 'doodle-clip'
+        self.captions = 'doodles' if doodles else captions
         self.n_captions, self.seed = n_captions, seed
         self.lists = SYNONYMS[lists or {80: 'coco', 81: 'nus'}.get(len(self.classes), 'voc')]
-        self.scale, self.kappa, self.kappa_test = (v*clip.logit_scale for v in (scale, kappa,
-            kappa_test))
-        self.prompts = PromptLearner(clip, self.classes, n_ctx, class_specific, seed=seed)
 
-    def encode_text(self): return self.prompts(self.clip)   # (2, C, d): global, local
+    def sentences(self):
+        "Tokens (N, 77), labels (N, C): readable captions that name a class, and templates."
+        said = read_captions(self.captions, self.n_captions, self.seed)
+        Y = caption_labels(said, phrases(self.classes, self.lists), len(self.classes))
+        named = (Y == 1).any(1)
+        templates, T = template_sentences(self.classes)
+        tokens = cut_tokens([s for s, k in zip(said, named) if k] + templates)
+        ok = readable(self.clip, tokens)
+        return tokens[ok], torch.from_numpy(np.concatenate([Y[named], T]))[ok]
 
-# %% ../../nbs/methods/04_taidpt.ipynb #73d81d75
-@patch
-def sentences(self:TaIDPT):
-    "Tokens (N, 77) and labels (N, C) of captions that name a class, and of the templates, as far as the backbone can read them."
-    said = read_captions(self.captions, self.n_captions, self.seed)
-    Y = caption_labels(said, phrases(self.classes, self.lists), len(self.classes))
-    named = (Y == 1).any(1)
-    templates, T = template_sentences(self.classes)
-    said = [s for s, k in zip(said, named) if k] + templates
-    Y, tokens = torch.from_numpy(np.concatenate([Y[named], T])), cut_tokens(said)
-    ok = readable(self.clip, tokens)
-    return tokens[ok], Y[ok]
+    def training_set(self, store, labels):
+        "Sentences, whatever images there are."
+        tokens, Y = self.sentences()
+        return CaptionStore(self.clip, tokens), Y
 
-@patch
-def training_set(self:TaIDPT, store, labels):
-    "Sentences, whatever pictures there are."
-    tokens, Y = self.sentences()
-    return CaptionStore(self.clip, tokens), Y
-
+# %% ../../nbs/methods/04_taidpt.ipynb #fe050f09
 def cut_tokens(said):
     "Tokens of sentences; a long one is cut, as in the official code, instead of refused."
     return clips.byte_pairs()(said, 77)
 
-# %% ../../nbs/methods/04_taidpt.ipynb #b6c1085f
-@patch
-def logits(self:TaIDPT, x):
-    "(B, C): the mean of the global and the local score of pictures, features or sentences."
-    s_g, s_l, _ = self.grained(x)
-    return (s_g + s_l)/2
+def read_sentences(
+    clip:CLIP, # frozen
+    x,         # list of sentences, Captions, images or Features
+):             # Captions of a list of sentences; all else as it is
+    "What CLIP says of sentences."
+    return token_features(clip, cut_tokens(list(x))) if type(x) in (list, tuple) else x
 
-@patch
-def grained(self:TaIDPT, x):
-    "Global scores (B, C), local scores (B, C), weights (B, C, n)."
-    if isinstance(x, (list, tuple)) and not hasattr(x, '_fields'):
-        x = token_features(self.clip, cut_tokens(list(x)))
-    G, kappa, keep = self.text(), self.kappa_test, None
-    if isinstance(x, Captions): v, f, kappa, keep = x.pooled, x.local, self.kappa, x.keep
-    else:
-        x = unplaced_features(self.clip, x) if isinstance(x,
-                                                          Tensor) and x.ndim == 4 else as_features(
-                                                              self.clip, x)
-        v, f = x.pooled, x.dense.flatten(2).mT
-    s_g = self.scale*normalize(v.float(), dim=-1) @ normalize(G[0], dim=-1).T
-    return s_g, *local_scores(f, G[1], kappa, self.scale, keep)
+# %% ../../nbs/methods/04_taidpt.ipynb #a99a5f4d
+class TwoGrains(SentenceMethod):
+    "What TaI-DPT does with its two prompts, for sentences and for images."
+    def encode_text(self): return self.prompts(self.clip)   # (2, C, d): global, local
+    def scores(self, x): return (1 + self.logits(x)/self.scale)/2   # (B, C) in 0..1, same order
 
-# %% ../../nbs/methods/04_taidpt.ipynb #692d52a1
-@patch
-def scores(self:TaIDPT, x):
-    return (1 + self.logits(x)/self.scale)/2   # (B, C) in 0..1, in the same order
+    def grained(self, x):
+        "Global scores (B, C), local scores (B, C), weights (B, C, n)."
+        v, f, kappa, keep = grains(self, x)
+        G = self.text()
+        s_g = self.scale*normalize(v.float(), dim=-1) @ normalize(G[0], dim=-1).T
+        return s_g, *local_scores(f, G[1], kappa, self.scale, keep)
 
-@patch
-def loss(self:TaIDPT, x, labels, batch=None):
-    "Ranking losses of both grains; `x` are sentences, or their features."
-    s_g, s_l, _ = self.grained(x)
-    terms = dict(rank_global=ranking_loss(s_g, labels), rank_local=ranking_loss(s_l, labels))
-    return dict(terms, total=sum(terms.values()))
+    def logits(self, x):
+        "(B, C): the mean of the global and the local score of images, features or sentences."
+        s_g, s_l, _ = self.grained(x)
+        return (s_g + s_l)/2
 
-@patch
-def regions(self:TaIDPT, x):
-    "(B, C, h, w): the weights of the positions."
-    return self.grained(x)[2].unflatten(-1, as_features(self.clip, x).dense.shape[-2:])
+    def loss(self, x, labels, batch=None):
+        "Ranking losses of both grains; `x` are sentences, or their features."
+        s_g, s_l, _ = self.grained(x)
+        terms = dict(rank_global=ranking_loss(s_g, labels), rank_local=ranking_loss(s_l, labels))
+        return dict(terms, total=sum(terms.values()))
 
-# %% ../../nbs/methods/04_taidpt.ipynb #7c464e5e
-def unit_range(
-    s:Tensor,       # any shape
-    low=None, high=None, # None: its own
-)->Tensor:          # low at 0, high at 1
-    "A whole matrix between 0 and 1."
-    low, high = s.min() if low is None else low, s.max() if high is None else high
-    return (s - low)/(high - low).clamp(min=1e-12)
+    def regions(self, x):
+        "(B, C, h, w) in 0..1: the weights of the positions."
+        return self.grained(x)[2].unflatten(-1, as_features(self.clip, x).dense.shape[-2:])
 
-def ensemble(
-    a:Tensor,       # (N, C) raw scores of TaI-DPT
-    b:Tensor,       # (N, C) raw scores of the other method, of the same pictures
-    r:float=.9,     # weight of the other method
-)->Tensor:          # (N, C) in 0..1
-    "The published mixture of two score matrices."
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    if a.shape != b.shape:
-        raise ValueError(f'scores are {tuple(a.shape)} and {tuple(b.shape)}: both must be of the '
-                         f'same pictures and classes')
-    return (1 - r)*unit_range(a) + r*unit_range(b)
+# %% ../../nbs/methods/04_taidpt.ipynb #f8f7ed64
+def grains(
+    method:TwoGrains,
+    x,               # list of sentences, Captions, images or Features
+)->tuple:            # pooled (B, d), local (B, n, d), sharpness of the softmax, (B, n) bool or None
+    "What is compared with the global and with the local prompt, and how sharply."
+    x = read_sentences(method.clip, x)
+    if isinstance(x, Captions): return x.pooled, x.local, method.kappa, x.keep
+    if isinstance(x, Tensor) and x.ndim == 4: x = unplaced_features(method.clip, x)
+    x = as_features(method.clip, x)
+    return x.pooled, x.dense.flatten(2).mT, method.kappa_test, None
 
-# %% ../../nbs/methods/04_taidpt.ipynb #1e17b77d
-def raw_scores(
-    method, # a Method
-    x,      # images or Features
-)->Tensor:  # (B, C) float32
-    "Logits if a method has them; else the logits of its probabilities."
-    return method.logits(x).float()
+# %% ../../nbs/methods/04_taidpt.ipynb #df742c65
+class TaIDPT(TwoGrains):
+    "TaI-DPT (guozix/TaI-DPT): a global and a local prompt, learned from sentences."
+    recipe = dict(optimizer='sgd', lr=1e-4, weight_decay=5e-4, schedule='cosine', epochs=20,
+                  batch=512)
 
-# %% ../../nbs/methods/04_taidpt.ipynb #3dd6a915
-class Ensemble(Method):
-    "A method that learned from sentences and one that learned from pictures, mixed by the published rule."
     def __init__(self,
-        clip:CLIP, classes:list,
-        text:str='taidpt', image:str='dualcoop',   # names of the members
-        r:float=.9,                                # weight of the second
-        text_settings=(), image_settings=(),       # dict, or pairs of name and value
-        epochs:int=None,                           # of both; None: each its own
-        seed:int=0,
+        clip:CLIP,                  # frozen
+        classes:list,               # prompt-ready class names
+        captions=None,              # as for `read_captions`; None: 'doodles' for doodle-clip
+        n_captions:int=None,        # at most so many
+        lists:str=None,             # synonyms: 'voc', 'coco', 'nus'; None: by number of classes
+        n_ctx:int=16,               # context vectors per prompt
+        class_specific:bool=False,  # own context vectors for each class
+        scale:float=.04,            # of scores (4 of 100)
+        kappa:float=.5,             # softmax over words (50 of 100)
+        kappa_test:float=.4,        # softmax over positions (40 of 100; NUS-WIDE: 4)
+        seed:int=0,                 # of the prompts and of doodle captions
+        **recipe,                   # entries of the recipe
     ):
-        from trmml.methods import create   # only here: that room imports this one by name
-        super().__init__(clip, classes)
-        self.r = r
-        self.parts = nn.ModuleList([create(m, clip, classes, **{'seed': seed, **s}) for m,
-                                    s in self.made_of(text, image, text_settings, image_settings,
-                                                      epochs)])
-        self.members = tuple(self.parts)
-        # low and high of each
-        self.register_buffer('ranges', torch.full((2, 2), torch.nan, device=clip.device))
-
-    @staticmethod
-    def made_of(text='taidpt', image='dualcoop', text_settings=(), image_settings=(), epochs=None,
-                **others):
-        "Names and settings of the members."
-        own = {} if epochs is None else dict(epochs=epochs)
-        return [(text, {**dict(text_settings), **own}), (image, {**dict(image_settings), **own})]
-
-# %% ../../nbs/methods/04_taidpt.ipynb #1b1d7600
-@patch
-@torch.no_grad()
-def scoring_set(self:Ensemble, store, batch=256):
-    "Learn the range of each member's scores over all pictures of a store."
-    rows = torch.arange(len(store)).split(batch)
-    self.eval()
-    for i, m in enumerate(self.members):
-        s = torch.cat([raw_scores(m, store.batch(r, self.clip.device)) for r in rows])
-        self.ranges[i] = torch.stack([s.min(), s.max()])
-    return store
-
-@patch
-def scores(self:Ensemble, x):
-    "(B, C) in 0..1; without a `scoring_set` before, the batch itself gives the ranges."
-    s = [raw_scores(m, x) for m in self.members]
-    if self.ranges.isnan().any(): return ensemble(*s, self.r)
-    a, b = (unit_range(v, *r) for v, r in zip(s, self.ranges))
-    return ((1 - self.r)*a + self.r*b).clamp(0, 1)
-
-@patch
-def loss(self:Ensemble, x, labels, batch=None):
-    "The picture member's loss; the learner trains the members one by one."
-    return self.members[1].loss(x, labels, batch)
-
-@patch
-def regions(self:Ensemble, x): return self.members[1].regions(x)   # (B, C, h, w)
+        super().__init__(clip, classes, **recipe)
+        self.learn_from(captions, n_captions, lists, seed)
+        k = clip.logit_scale
+        self.scale, self.kappa, self.kappa_test = scale*k, kappa*k, kappa_test*k
+        self.prompts = PromptLearner(clip, self.classes, n_ctx, class_specific, seed=seed)
