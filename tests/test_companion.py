@@ -10,8 +10,10 @@ import papermill
 import pytest
 import torch
 
-from trmml.report.companion import (as_bool, as_device, as_list, as_number, dataset_label, in_words, locate, pick_pictures, project_root,
-                             region_numbers, results_folder, top_guesses)
+from trmml.files import project_root
+from trmml.report.figure4 import in_words, pick_pictures, region_numbers
+from trmml.report.parameters import as_bool, as_device, as_list, as_number, dataset_label, declared, locate, read, results_folder
+from trmml.viz import top_guesses
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,7 +85,7 @@ def first_cells(path):
 
 
 WRONG = dict(device=('gpu', 'cuda:99'), n_jobs=(0, 1.5, 'all'), image_size=(0, 'big', 448.5))
-CHECKED = [(path, k) for path in sorted((ROOT/'nbs').glob('**/*.ipynb')) if (cells := first_cells(path)) for k in WRONG if re.search(rf'^{k} *=', cells[1], re.M)]
+CHECKED = [(path, k) for path in sorted((ROOT/'nbs').glob('**/*.ipynb')) if (cells := first_cells(path)) for k in WRONG if re.search(rf'^{k}: \w+ =', cells[1], re.M)]
 
 
 def test_all_tables_are_checked(): assert {f'table{n}' for n in range(1, 7)} | {'figure4'} <= {p.stem for p, k in CHECKED if k == 'device'} and len(CHECKED) >= 25
@@ -97,6 +99,46 @@ def test_companions_check_size_jobs_and_device(path, name, monkeypatch):
     for value in WRONG[name]:
         space = {}; exec(imports + '\n' + parameters, space); space[name] = value
         with pytest.raises(ValueError, match=re.escape(f'{name}={value!r}: ')): exec(check, space)
+
+
+COMPANIONS = [(path, first_cells(path)) for path in sorted((ROOT/'nbs').glob('**/*.ipynb')) if first_cells(path)]
+each_companion = pytest.mark.parametrize('path, cells', [pytest.param(*c, id=c[0].stem) for c in COMPANIONS])
+OURS = [c for c in COMPANIONS if c[0].parent.name != 'tutorials']
+
+
+@each_companion
+def test_parameters_have_a_type_and_a_comment_on_their_own_line(path, cells):
+    known = papermill.inspect_notebook(str(path))
+    assert list(known) == list(declared({'In': [cells[1]]})), 'a parameter without a type'
+    assert [k for k, p in known.items() if not p['help']] == [] and not re.search(r'^ *#', cells[1], re.M)
+    assert all(len(line) <= 100 for line in cells[1].splitlines())
+
+
+@each_companion
+def test_one_short_cell_reads_the_parameters(path, cells):
+    lines = cells[2].splitlines()
+    assert sum('parameters.read(globals()' in line for line in lines) == 1
+    assert lines.index(next(line for line in lines if 'parameters.read(' in line)) <= 8
+
+
+@pytest.mark.parametrize('path, cells', OURS, ids=[p.stem for p, _ in OURS])
+def test_a_name_that_is_no_parameter_is_refused(path, cells, monkeypatch):
+    "papermill writes `-p smok True` into a cell of its own, and would start the full run."
+    monkeypatch.chdir(ROOT); monkeypatch.setenv('MPLBACKEND', 'agg')
+    space = {'In': ['', cells[0], cells[1], '# Parameters\nsmok = True\n']}
+    exec(cells[0] + '\n' + cells[1] + '\nsmok = True', space)
+    with pytest.raises(ValueError, match='smok: this notebook has no such parameter; it has .*smoke'): exec(cells[2], space)
+
+
+def test_papermill_is_refused_a_wrong_name(tmp_path):
+    notebook = nbformat.v4.new_notebook(metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')))
+    tagged = nbformat.v4.new_code_cell("smoke: bool = False   # seconds\nseeds: list[int] = [0]   # of masks", metadata=dict(tags=['parameters']))
+    notebook.cells = [tagged, nbformat.v4.new_code_cell('from trmml.report import parameters\nparameters.read(globals())\nprint(seeds)')]
+    nbformat.write(notebook, tmp_path/'a.ipynb')
+    with pytest.raises(papermill.PapermillExecutionError, match='smok: this notebook has no such parameter; it has smoke, seeds'):
+        papermill.execute_notebook(tmp_path/'a.ipynb', tmp_path/'b.ipynb', dict(smok=True), progress_bar=False, cwd=ROOT)
+    done = papermill.execute_notebook(tmp_path/'a.ipynb', tmp_path/'b.ipynb', dict(seeds='[3, 4]'), progress_bar=False, cwd=ROOT)
+    assert done.cells[-1].outputs[0].text == '[3, 4]\n'
 
 
 @pytest.mark.parametrize('here', ['.', 'nbs', 'tests'])

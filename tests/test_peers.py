@@ -538,7 +538,7 @@ def test_members_have_checkpoints_of_their_own(clip, world, tmp_path):
 
 @pytest.fixture(scope='module')
 def doodles(tmp_path_factory):
-    from trmml.report.companion import small
+    from trmml.report.parameters import small
     root = tmp_path_factory.mktemp('doodles'); return root, small('doodles', root, train=24, test=16)
 
 
