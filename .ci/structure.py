@@ -4,8 +4,10 @@ Prints packages, modules, import edges, cycles, private names across packages, i
 All imports count, those inside functions and module paths in strings ('trmml.methods.coop:CoOp') included.
 """
 import ast
+import json
 import re
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 ORDER = [   # top to bottom: a module imports only from its own package and from lower ones
@@ -29,6 +31,22 @@ def modules(root):
     return out
 
 
+@lru_cache(maxsize=None)
+def parsed(path, changed):
+    "The syntax tree of a file; `changed` is its time of change."
+    return ast.parse(path.read_text(encoding='utf-8'))
+
+
+def tree_of(path): return parsed(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=None)
+def stored_attributes(path, changed):
+    "Private attributes that a module sets."
+    return frozenset(n.attr for n in ast.walk(parsed(path, changed))
+                     if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store) and private(n.attr))
+
+
 def package_of(name):
     "'trmml.data.coco' -> 'data'; 'trmml' -> 'trmml'."
     parts = name.split('.')
@@ -47,7 +65,7 @@ STRING = re.compile(r'trmml(?:\.\w+)+')
 
 def targets(name, path, known):
     "(module, imported names, line) of every import of the project's own modules, strings that are module paths included."
-    tree = ast.parse(path.read_text(encoding='utf-8'))
+    tree = tree_of(path)
     docs = {id(n.body[0].value) for n in ast.walk(tree) if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef))
             and n.body and isinstance(n.body[0], ast.Expr)}
     for n in ast.walk(tree):
@@ -117,43 +135,29 @@ def private(name): return name.startswith('_') and not (name.startswith('__') an
 
 
 def private_uses(root):
-    "Private names and attributes of one package that another one takes; of modules, also within a package."
+    "Private names that a module takes from another one, and private attributes that only other packages set."
     known, out = modules(root), []
+    sets = {m: stored_attributes(p, p.stat().st_mtime_ns) for m, p in known.items()}
+    everywhere = frozenset().union(*sets.values())
     for m, p in known.items():
-        tree = ast.parse(p.read_text(encoding='utf-8'))
-        for t, names, line in targets(m, p, known):
-            out += [f'{m} takes {n} of {t} (line {line})' for n in names if private(n)]
-        aliases = {a.asname or a.name.split('.')[0] for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))
-                   for a in n.names if isinstance(n, ast.ImportFrom) and (n.level or (n.module or '').startswith('trmml'))
-                   or isinstance(n, ast.Import) and a.name.startswith('trmml')}
-        own = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)} | {
+        tree = tree_of(p)
+        own = frozenset().union(*(s for k, s in sets.items() if package_of(k) == package_of(m))) | {
             n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+        aliases = set()
+        for n in ast.walk(tree):
+            if isinstance(n, ast.ImportFrom) and (n.level or (n.module or '').startswith('trmml')):
+                aliases |= {a.asname or a.name for a in n.names}
+                out += [f'{m} takes {a.name} (line {n.lineno})' for a in n.names if private(a.name)]
+            elif isinstance(n, ast.Import): aliases |= {a.asname or a.name for a in n.names if a.name.startswith('trmml')}
         for n in ast.walk(tree):
             if not isinstance(n, ast.Attribute) or not private(n.attr): continue
             if isinstance(n.value, ast.Name) and n.value.id in aliases: out.append(f'{m} takes {n.attr} of {n.value.id} (line {n.lineno})')
-            elif n.attr not in own and n.attr in PRIVATE_OF.setdefault(str(root), attributes(known)) and not (
-                    isinstance(n.value, ast.Name) and n.value.id in ('self', 'cls') and n.attr in inherited(known, m)):
-                out.append(f'{m} uses the attribute {n.attr} (line {n.lineno}) that another module sets')
+            elif n.attr in everywhere - own: out.append(f'{m} uses the attribute {n.attr} (line {n.lineno}) that another package sets')
     return out
-
-
-PRIVATE_OF = {}
-
-
-def attributes(known):
-    "Private attributes that some module of the project sets."
-    return {n.attr for p in known.values() for n in ast.walk(ast.parse(p.read_text(encoding='utf-8')))
-            if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store) and private(n.attr)}
-
-
-def inherited(known, m):
-    "Private attributes set by modules of the same package."
-    return {a for k, p in known.items() if package_of(k) == package_of(m) for a in attributes({k: p})}
 
 
 def wide(root, width=100):
     root, n = Path(root), 0
-    import json
     for p in modules(root).values(): n += sum(len(l) > width for l in p.read_text(encoding='utf-8').splitlines())
     cells = 0
     for p in (root/'nbs').rglob('*.ipynb'):
@@ -165,8 +169,7 @@ def wide(root, width=100):
 def main(root='.'):
     edges = imports(root)
     pairs = {(package_of(a), package_of(b)) for a, t in edges.items() for b in t} - {(p, p) for p in LEVEL}
-    functions = [n.end_lineno - n.lineno + 1 for p in modules(root).values() for n in ast.walk(ast.parse(p.read_text(encoding='utf-8')))
-                 if isinstance(n, ast.FunctionDef)]
+    functions = [n.end_lineno - n.lineno + 1 for p in modules(root).values() for n in ast.walk(tree_of(p)) if isinstance(n, ast.FunctionDef)]
     packages = [p for p in (Path(root)/'trmml').iterdir() if (p/'__init__.py').exists()]
     lib, cells = wide(root)
     print(f'packages {len(packages)}, modules {len(edges)}, import edges {sum(map(len, edges.values()))}, between packages {len(pairs)}')
