@@ -7,7 +7,8 @@ __all__ = ['asymmetric_loss', 'total_loss']
 
 # %% ../nbs/paper/5_losses_eq14-15.ipynb #c1e3300a
 from torch import Tensor
-from .distillation import reduce_loss
+
+from .train import reduce_loss
 
 # %% ../nbs/paper/5_losses_eq14-15.ipynb #561e9be4
 def asymmetric_loss(
@@ -16,7 +17,7 @@ def asymmetric_loss(
     gamma_pos:float=1.,    # focusing of positives
     gamma_neg:float=2.,    # focusing of negatives
     shift:float=.05,       # c: negatives below this probability are free
-    reduction:str='sum',   # 'sum', 'batch' (sum over classes, mean over images), 'mean' (over known entries)
+    reduction:str='sum',   # 'sum', 'batch' or 'mean', see `reduce_loss`
     eps:float=1e-6,        # smallest argument of a logarithm
 )->Tensor:                 # a scalar
     "Asymmetric loss over the known labels (Eq. 14, with its minus sign)."

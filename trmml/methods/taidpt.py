@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 
 from .. import clip as clips
 from ..clip import CLIP, PromptLearner, causal_block, tokenize
+from ..features import Store
 from ..doodles import caption, compose
 from ..train.method import Method, as_features
 
@@ -232,7 +233,7 @@ def ranking_loss(
     return (lag*(labels == 1)[:, :, None]*(labels == -1)[:, None, :]).sum((1, 2)).mean()
 
 # %% ../../nbs/methods/04_taidpt.ipynb #54bf54e3
-class CaptionStore:
+class CaptionStore(Store):
     "Sentences as a training set."
     def __init__(self,
         clip:CLIP,              # frozen
