@@ -20,6 +20,7 @@ from torch.testing import assert_close
 from torchvision import transforms as T
 
 from trmml import features
+from trmml.features import extraction, journal, reading
 from trmml.clip import Features, image_features
 from trmml.features import FeatureStore, bytes_needed, describe, extract, key, read_journal
 
@@ -268,7 +269,7 @@ def test_kill_nine(clip, ds, tmp_path):
 def test_killed_at_the_worst_moment(ds, undisturbed, tmp_path, monkeypatch, where):
     "After half a write, before the disk confirms, in the middle of a journal line, before and during `done`."
     def die(): os.kill(os.getpid(), signal.SIGKILL)
-    write, line, whole = features.write_rows, features.append_line, features.write_whole
+    write, line, whole = extraction.write_rows, extraction.append_line, extraction.write_whole
     calls = []
     def half(path, start, rows):
         calls.append(start)
@@ -285,13 +286,13 @@ def test_killed_at_the_worst_moment(ds, undisturbed, tmp_path, monkeypatch, wher
         line(path, entry)
     def marker(path, text):
         if Path(path).name == 'done':
-            if where == 4: Path(path).with_name('done.part').write_text(text[:3])
+            if where == 4: Path(path).with_name('done.77-ab.tmp').write_text(text[:3])
             die()
         whole(path, text)
     patch = [('write_rows', half), ('to_disk', unconfirmed), ('append_line', torn), *[('write_whole', marker)]*2]
     torch.set_num_threads(1)
     if not (pid := os.fork()):
-        setattr(features, *patch[where])
+        setattr(extraction, *patch[where])
         try: extract(Tower(), ds, tmp_path, **FAST)
         finally: os._exit(1)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
@@ -363,25 +364,25 @@ def test_whatever_is_broken_is_mended(ds, undisturbed, tmp_path, spoil):
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(clip, ds, tmp_path, monkeypatch):
     needed = bytes_needed(N, (D, GRID, GRID))
-    monkeypatch.setattr(features.shutil, 'disk_usage', lambda path: SimpleNamespace(free=needed - 1))
+    monkeypatch.setattr(extraction.shutil, 'disk_usage', lambda path: SimpleNamespace(free=needed - 1))
     with pytest.raises(OSError, match=r'the features need \d+\.\d+ GB, \d+\.\d+ GB are free') as e:
         extract(clip, ds, tmp_path, **FAST)
     assert e.value.errno == errno.ENOSPC and not list(tmp_path.glob('*/*.npy'))
-    monkeypatch.setattr(features.shutil, 'disk_usage', lambda path: SimpleNamespace(free=needed))
+    monkeypatch.setattr(extraction.shutil, 'disk_usage', lambda path: SimpleNamespace(free=needed))
     extract(clip, ds, tmp_path, **FAST)
-    monkeypatch.setattr(features.shutil, 'disk_usage', lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(extraction.shutil, 'disk_usage', lambda path: SimpleNamespace(free=0))
     extract(clip, ds, tmp_path, verify=True, **FAST)                # what is there needs no more room
 
 
 @pytest.mark.parametrize('step', ['write_rows', 'append_line', 'to_disk'])
 def test_a_disk_that_fills_up(ds, undisturbed, tmp_path, monkeypatch, step):
-    real, calls = getattr(features, step), []
+    real, calls = getattr(journal, step), []
     def full(*args):
         calls.append(args)
-        if len(calls) > (2 if step == 'append_line' else 6): raise OSError(errno.ENOSPC, 'No space left on device')
+        if len(calls) > dict(write_rows=6, append_line=2, to_disk=4)[step]: raise OSError(errno.ENOSPC, 'No space left on device')
         return real(*args)
     with monkeypatch.context() as m:
-        m.setattr(features, step, full)
+        for module in (extraction, journal): m.setattr(module, step, full)
         with pytest.raises(OSError, match='no space left on the disk; finished blocks are kept') as e:
             extract(Tower(), ds, tmp_path, **FAST)
     assert e.value.errno == errno.ENOSPC and isinstance(e.value.__cause__, OSError)
@@ -416,12 +417,12 @@ def test_unreadable_images(mine, tmp_path):
 
 
 def test_an_image_that_was_only_out_of_reach_is_read_later(mine, tmp_path, monkeypatch):
-    real = features.open_image
+    real = reading.open_image
     def away(path):
         if path == mine.paths[9]: raise ValueError(f'{path}: the network is down')
         return real(path)
     with monkeypatch.context() as m:
-        m.setattr(features, 'open_image', away)
+        m.setattr(reading, 'open_image', away)
         assert list(extract(Tower(), mine, tmp_path/'f', skip_unreadable=True, **FAST).unreadable) == [9]
     store = extract(Tower(tmp_path/'log'), mine, tmp_path/'f', **FAST)
     assert store.unreadable == {} and store.pooled([9]).any() and batches(tmp_path/'log') == 2

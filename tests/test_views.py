@@ -22,7 +22,8 @@ from trmml import runs; from trmml.features import views
 from trmml.features import FeatureStore, extract, seeded
 from trmml.train.learner import epoch_rows
 from trmml.runs import Rows, Run, perform, stored, trained
-from trmml.features.views import OPS, Augment, Live, Views, alter, cutout, magnitude, open_views, read_policies
+from trmml.features.augment import OPS, Augment, alter, cutout, magnitude, read_policies
+from trmml.features.views import Live, Views, open_views
 
 MP = multiprocessing.get_context('forkserver')   # forks of a process that has imported everything and nothing else
 MP.set_forkserver_preload(['trmml.runs', 'trmml.features.views', 'trmml.model'])
