@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 import trmml.data
-from trmml import TRMML, cli; from trmml.photos import browse, estimator
+from trmml import TRMML, cli
+from trmml.photos import ModelError, browse, filling, fitting, saving
 from trmml.labels import partial
 from trmml.data.table import write_csv
 
@@ -154,7 +155,7 @@ def test_a_model_leads_nowhere_else(place, own, capsys, monkeypatch, name, what,
     "Neither a file, a network nor much memory is touched because a model.json says so."
     import open_clip
     def never(*_, **__): raise AssertionError('the backbone was looked for')
-    monkeypatch.setattr(estimator.backbones, 'load', never)
+    monkeypatch.setattr(saving.backbones, 'load', never)
     monkeypatch.setattr(open_clip.factory, '_get_hf_config', never)
     backbone(own, **what)
     code, out, err = trmml_says(capsys, 'predict', own, place/'photos', '--quiet')
@@ -168,7 +169,7 @@ def test_code_of_weights_is_not_run(place, own, capsys, writes_a_file, given):
     "An archive that would write a file when torch loads it."
     marker = writes_a_file(own/'RN50.pt'); backbone(own, name='RN50', weights=str(own/'RN50.pt'))
     weights, option = (own/'RN50.pt', ['--weights', own/'RN50.pt']) if given else (None, [])
-    with pytest.raises(estimator.ModelError): TRMML.load(own, weights, progress=False)
+    with pytest.raises(ModelError): TRMML.load(own, weights, progress=False)
     table = 'complete', own, place/'labels.csv', '--photos', place/'photos'
     for command in ('predict', own, place/'photos'), table:
         code, out, err = trmml_says(capsys, *command, '--quiet', *option)
@@ -189,8 +190,8 @@ def test_a_model_holds_no_path(place, own, capsys, tmp_path):
     pd.testing.assert_frame_equal(model.predict(photos), first, check_exact=True); model.save(own)
     text = (own/'model.json').read_text() + (own/'README.md').read_text()
     assert 'eyes' not in text and str(tmp_path) not in text and '"weights": "file"' in text
-    with pytest.raises(estimator.ModelError, match='pass weights='): TRMML.load(own, progress=False)
-    with pytest.raises(estimator.ModelError, match='other weights.*sha256'):
+    with pytest.raises(ModelError, match='pass weights='): TRMML.load(own, progress=False)
+    with pytest.raises(ModelError, match='other weights.*sha256'):
         TRMML.load(own, other, progress=False)
     for option, want in ((), 3), (('--weights', other), 3), (('--weights', file), 0):
         assert trmml_says(capsys, 'predict', own, photos, '--quiet', *option)[0] == want
@@ -258,7 +259,7 @@ PYTHON = [   # name, what is done with a table, its photos and a saved model; wo
     ('no picture of no class', lambda t, p, m: m.explain(next(p.iterdir()), k=0), 'k=0'),
     ('a confidence in words', lambda t, p, m: m.complete(t, p, confidence='high'), 'from .5 to 1'),
     ('an array without photos', lambda t, p, m: m.complete(t.to_numpy()), 'one path for each row'),
-    ('a filled table into a folder', lambda t, p, m: estimator.Filled(t, t).to_csv(p), 'is a folder'),
+    ('a filled table into a folder', lambda t, p, m: filling.Filled(t, t).to_csv(p), 'is a folder'),
     ('new classes without a name', lambda t, p, m: m.add_classes(['']), 'no name of a class'),
     ('no new classes', lambda t, p, m: m.add_classes([]), 'no name is given'),
     ('a gallery before fit', lambda t, p, m: browse.gallery(TRMML(), p, 'dog'), 'not fitted'),
@@ -272,7 +273,7 @@ PYTHON = [   # name, what is done with a table, its photos and a saved model; wo
 def test_python(place, monkeypatch, name, do, words):
     "Before any training; the photos and the model stay as they were."
     def never(*_, **__): raise AssertionError('training began')
-    monkeypatch.setattr(estimator, 'train', never); before = {f: f.stat().st_mtime_ns for f in place.rglob('*') if f.is_file() and 'features' not in f.parts}
+    monkeypatch.setattr(fitting, 'train', never); before = {f: f.stat().st_mtime_ns for f in place.rglob('*') if f.is_file() and 'features' not in f.parts}
     table, model = pd.read_csv(place/'labels.csv', index_col=0), TRMML.load(place/'model', progress=False)
     with pytest.raises((ValueError, FileNotFoundError, TypeError)) as error: do(table, place/'photos', model)
     assert words in str(error.value) and {f: f.stat().st_mtime_ns for f in place.rglob('*') if f.is_file() and 'features' not in f.parts} == before
@@ -285,7 +286,7 @@ def test_what_is_no_wrong_use(place, monkeypatch):
     twice = model.complete(table, paths + paths[:2]); pd.testing.assert_frame_equal(twice.labels, model.complete(table, place/'photos').labels)   # twice in the list is once
     class Stop(Exception): pass
     def stop(*_, **__): raise Stop
-    monkeypatch.setattr(estimator, 'train', stop)
+    monkeypatch.setattr(fitting, 'train', stop)
     numbers = table.iloc[:, :3].set_axis([0, 1, 2], axis=1)
     with pytest.raises(Stop): TRMML(**QUICK, classes=[0, 2]).fit(place/'photos', numbers)
     with pytest.raises(Stop): TRMML(**QUICK).fit(place/'photos', table, valid=trmml.data.load(place/'labels.csv', images=place/'photos'))
@@ -303,8 +304,8 @@ def test_a_photo_that_is_none(place, capsys, tmp_path):
 def test_full_disk_keeps_the_old_model(place, own, capsys, monkeypatch):
     def full(*_): raise OSError(errno.ENOSPC, 'No space left on device')
     model, before = TRMML.load(own, progress=False), {p.name: p.read_bytes() for p in own.iterdir()}
-    for what in ('save_file', 'write_whole'):
-        monkeypatch.setattr(estimator, what, full)
+    for what in ('tensor_bytes', 'write_whole'):
+        monkeypatch.setattr(saving, what, full)
         with pytest.raises(OSError, match='make room') as error: model.save(own)
         assert cli.code_of(error.value) == 4 and {p.name: p.read_bytes() for p in own.iterdir()} == before
         monkeypatch.undo()
@@ -346,13 +347,14 @@ def test_commands_agree_with_python(place, capsys, tmp_path):
 LISTENS = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n'   # what was started in the background inherits deafness
 WAITS = """
 import sys, time
-from trmml import cli; from trmml.photos import estimator
-loss, calls = estimator.TextRegionMatching.loss, []
+from trmml import cli
+from trmml.photos import fitting
+loss, calls = fitting.TextRegionMatching.loss, []
 def waits(*args):
     calls.append(1)
     if len(calls) == 8: print('waits', flush=True); time.sleep(300)
     return loss(*args)
-estimator.TextRegionMatching.loss = waits
+fitting.TextRegionMatching.loss = waits
 cli.main(sys.argv[1:])
 """
 
@@ -366,12 +368,12 @@ def test_ctrl_c_goes_on(place, tmp_path):
     said = run.stdout.readline(); run.send_signal(signal.SIGINT); out, err = run.communicate(timeout=240)
     assert (said, out, run.returncode) == ('waits\n', '', 130) and 'goes on from where it was' in err and 'Traceback' not in err
     assert len(list(fits.glob('*.ckpt'))) == 1 and not (tmp_path/'model').exists()
-    done, whole, how = [], estimator.train, QUICK | dict(epochs=6, batch=12, classes=four)
+    done, whole, how = [], fitting.train, QUICK | dict(epochs=6, batch=12, classes=four)
     def counted(method, *a, **k):
         from trmml.train.learner import load_checkpoint, optimizer
         done.append(len(load_checkpoint(k['checkpoint'], method, optimizer(method)))); return whole(method, *a, **k)
     with pytest.MonkeyPatch.context() as m, warnings.catch_warnings():
-        warnings.simplefilter('ignore'); m.setattr(estimator, 'train', counted)
+        warnings.simplefilter('ignore'); m.setattr(fitting, 'train', counted)
         model = TRMML(**how).fit(place/'photos', place/'labels.csv')
         model.checkpoint_.unlink()
         clean = TRMML(**how).fit(place/'photos', place/'labels.csv')
@@ -379,3 +381,54 @@ def test_ctrl_c_goes_on(place, tmp_path):
     pd.testing.assert_frame_equal(model.predict(place/'photos'), clean.predict(place/'photos'), check_exact=True)
     model.save(tmp_path/'model'); clean.save(tmp_path/'again')
     assert not list(fits.glob('*.ckpt'))   # a saved model needs none
+
+
+@pytest.mark.parametrize('umask,mode', [(0o022, 0o644), (0o027, 0o640)], ids=oct)
+def test_a_colleague_can_read_the_model(place, tmp_path, umask, mode):
+    "Permissions of all three files follow the umask."
+    model, before = TRMML.load(place/'model', progress=False), os.umask(umask)
+    try: model.save(tmp_path/'model')
+    finally: os.umask(before)
+    assert [oct(p.stat().st_mode & 0o777) for p in (tmp_path/'model').iterdir()] == [oct(mode)]*3
+
+
+def test_a_failed_save_leaves_nothing_new(place, own, monkeypatch):
+    "The tensors are written, what follows is not: other tensors than those of the folder are taken away again."
+    model, before = TRMML.load(own, progress=False), {p.name: p.read_bytes() for p in own.iterdir()}
+    model.method_.queries.data.mul_(2)
+    def full(path, data):
+        if Path(path).name == 'model.json': raise OSError(errno.ENOSPC, 'No space left on device')
+        return write_whole(path, data)
+    write_whole = saving.write_whole
+    monkeypatch.setattr(saving, 'write_whole', full)
+    with pytest.raises(OSError, match='make room'): model.save(own)
+    after = {p.name: p.read_bytes() for p in own.iterdir()}
+    assert set(after) == set(before) and after['model.json'] == before['model.json']
+
+
+def test_a_save_that_was_killed_can_be_repeated(place, tmp_path):
+    (tmp_path/'model').mkdir(); (tmp_path/'model'/'weights-0123456789ab.safetensors.17-ab.tmp').write_bytes(b'half')
+    TRMML.load(place/'model', progress=False).save(tmp_path/'model')
+    assert len(list((tmp_path/'model').iterdir())) == 3
+
+
+def test_quick_answers(tmp_path):
+    "The version, and that there are no tables outside a clone, need no torch."
+    code = 'import sys; from trmml import cli\ntry: cli.main(sys.argv[1:])\nexcept SystemExit as stop: print(stop.code, "torch" in sys.modules)'
+    for args, said in ((['--version'], f'trmml {trmml.__version__}\n0 False\n'), (['table', '1'], '2 False\n')):
+        done = subprocess.run([sys.executable, '-c', code, *args], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stdout == said and (args[0] != 'table' or 'in a clone of the repository' in done.stderr)
+
+
+def test_the_package_lists_its_public_name():
+    code = 'import sys, trmml; print("TRMML" in dir(trmml), trmml.__all__, "torch" in sys.modules); from trmml import *; print(TRMML.__name__)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout == "True ['TRMML'] False\nTRMML\n", done.stderr
+
+
+def test_settings_are_attributes():
+    from sklearn.base import clone
+    model = TRMML(seed=3, classes=['a', 'b'])
+    assert clone(model).get_params() == model.get_params() and vars(model) == model.get_params()
+    with pytest.raises(ValueError, match='epochs=0'): model.set_params(seed=4, epochs=0)
+    assert model.seed == 3
