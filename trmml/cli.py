@@ -436,7 +436,7 @@ def run_table(
     "Run the notebook of a table by papermill and read what it wrote."
     notebook = table_notebook(n)
     import papermill
-    from trmml.report.companion import results_folder
+    from trmml.report.parameters import results_folder
     check_params(notebook, params)
     folder = results_folder(params.get('out', 'results'), params.get('smoke', False))
     folder.mkdir(parents=True, exist_ok=True)

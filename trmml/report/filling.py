@@ -20,9 +20,8 @@ import torch
 
 import trmml
 from .. import data
-from ..photos.calibration import calibrate, set_aside
 from ..data import open_image
-from ..photos.estimator import TRMML, decide
+from ..photos import TRMML, calibrate, decide, set_aside
 from ..features import extract
 from ..labels import partial
 from ..train.learner import fit, predict
