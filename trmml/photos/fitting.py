@@ -33,8 +33,7 @@ from .given import (Given, LabelsLike, PhotosLike, check_teachable, feedback,
                                 read_given)
 from .matcher import Matcher, at_rest, photo_scores
 from .settings import Settings
-from ..train.learner import fit as train, optimizer, predict as scores_of
-from ..train.method import Method
+from ..train import Method, fit as train, optimizer, predict as scores_of
 
 # %% ../../nbs/photos/06_fitting.ipynb #bcc283fc
 STEPS, SHOTS = 320, 16   # of a training; positives of the median class for contexts of its own

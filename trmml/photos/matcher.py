@@ -16,7 +16,7 @@ from ..clip import CLIP
 from ..features import Pictures, find_unreadable, unreadable_error
 from ..model import TRMML as TextRegionMatching
 from ..regions import RegionDecoder
-from ..train.method import Method
+from ..train import Method
 
 # %% ../../nbs/photos/05_matcher.ipynb #fca2719c
 class Matcher(TextRegionMatching):
