@@ -6,20 +6,35 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from trmml.doodles import (ALL_KINDS, CATEGORIES, OTHER_KINDS, VOC_KINDS, Scene, Thing, caption, compose, draw, ensure,
-                           recognisable, seed_of, write)
+from trmml import clip
+from trmml.clip import imagenet
+from trmml.data import load
+from trmml.doodles import (ALL_KINDS, CATEGORIES, DRAWN, OTHER_KINDS, VOC_KINDS, Scene, Thing, caption, compose, draw,
+                           ensure, recognisable, seed_of, write)
 from trmml.doodles.shapes import KINDS, check_kind, kind
+from trmml.labels import partial, single_positive
 
 EVEN = dict(even=True, counts=(.6, .4), most=1, sizes=(.35, .95), small=(.3, .8))   # pre-training at 64 pixels
 STORED = {   # of 20 pictures each: pixels, ids and captions as the doodles' CLIP was pre-trained on
     'default': '66f6355891d21ef33567391fe4fec152b6df52e3665ed9608d0c9c022b0441e2',
     'even': '6467e33f900a337937ebf13ac233348f24273671b1fa13f94da4e003caa0576b'}
+
+BEFORE = {   # as of commit 1d761dd, when all modules lay in one folder
+    'kinds': '5a4857212f9fe6b2ef89a678fb772ca8f0efb6664cfad927c274157013d3f946',
+    'pixels': 'f6fbd75c4f95d4c09ecae9fa3d286ff4fab55528d5aeabb2450d3b08a32f2134',
+    'annotations': 'f7310c3e30a7e2fee464dd27df93e34bbaf25867ca16ff90b4deb078a95fde8a',
+    'masked labels': '984710f50693e06608bca48b923abacb68233efec0630898ee600f45d7f400f9'}
+
+
+def sha(*parts): return hashlib.sha256(b''.join(parts)).hexdigest()
 
 
 def digest(seeds, size, **settings):
@@ -57,6 +72,38 @@ def test_pictures_are_the_stored_ones():
     assert digest(range(10_000_000, 10_000_020), 64, **EVEN) == STORED['even']
 
 
+def test_kinds_and_their_order_are_the_stored_ones():
+    assert len(ALL_KINDS) == 64 == len(set(ALL_KINDS)) and set(DRAWN) == set(ALL_KINDS)
+    assert sha(' '.join(k.replace(' ', '+') for k in ALL_KINDS).encode()) == BEFORE['kinds']
+
+
+def test_a_data_set_is_the_one_from_before_the_move(tmp_path):
+    "Pixels, annotations with their masks, and labels under three protocols."
+    options = dict(train=40, test=20, size=64, progress=False, n_jobs=1)
+    folder = [ensure(tmp_path, split, **options) for split in ('train', 'test')][0]
+    assert folder.name == 'doodles-490ee7cf'
+    pixels = [Image.open(p).tobytes() for split in ('train', 'test') for p in sorted((folder/split).glob('*.png'))]
+    assert sha(*pixels) == BEFORE['pixels']
+    assert sha(*(p.read_bytes() for p in sorted((folder/'annotations').glob('*.json')))) == BEFORE['annotations']
+    labels = load('doodles', root=tmp_path, **options).labels
+    masked = [partial(labels, known, seed=0) for known in (.1, .5, .9)] + [single_positive(labels, seed=0, setup='splc')]
+    assert sha(labels.tobytes(), *(m.tobytes() for m in masked)) == BEFORE['masked labels']
+
+
+@pytest.mark.parametrize('name', ['doodle-clip', 'doodle-resnet'])
+def test_shipped_models_say_what_they_said(name):
+    "Features of twelve drawings; bytes differ between processors and versions of torch, directions do not."
+    stored = np.load(Path(__file__).parent/'data'/'features.npz')
+    model = (clip if name == 'doodle-clip' else imagenet).load(name)
+    images = torch.stack([model.preprocess()(draw(compose(2_000_000 + i), 256)[0]) for i in range(12)])
+    with torch.inference_mode():
+        found = dict(pooled=model.pooled(images), dense=model.dense(images[:2])[:, :, ::3, ::3])
+        if name == 'doodle-clip': found['text'] = model.text(['a photo of a dog.', 'a photo of a potted plant.'])
+    for what, value in found.items():
+        cosine = torch.cosine_similarity(value, torch.from_numpy(stored[f'{name}/{what}']).float(), dim=1)
+        assert cosine.min() >= .9999, what
+
+
 def test_all_kinds_are_well_formed():
     assert len(VOC_KINDS) == 20 and len(OTHER_KINDS) == 44
     for k in ALL_KINDS: check_kind(k, 6)
@@ -67,6 +114,16 @@ def test_registering_a_kind_changes_no_scene():
     kind('zebra', 'black')(KINDS['horse'][0])
     try: assert [compose(s, even=True) for s in range(30)] == before
     finally: KINDS.pop('zebra')
+
+
+def test_replacing_a_kind_changes_no_picture():
+    scene, old = compose(4, even=True), KINDS['horse']
+    things = scene.things + (Thing('horse', 'brown', .5, .5, .4, 0., False, 1),)
+    scene = Scene(scene.place, scene.horizon, things, scene.light, scene.seed)
+    before = draw(scene, 64)[0].tobytes()
+    kind('horse', 'black')(KINDS['cow'][0])
+    try: assert draw(scene, 64)[0].tobytes() == before
+    finally: KINDS['horse'] = old
 
 
 def test_order_of_imports_does_not_matter():
