@@ -346,7 +346,8 @@ def probe_set(
     n:int=400,           # images
     size:int=256,        # pixels a side
     first:int=3_000_000, # seed of image 0
-)->tuple[torch.Tensor, np.ndarray, list]: # (n, size, size, 3); (n, 20); (row, class, mask) of things
+)->tuple[torch.Tensor, np.ndarray,
+         list]: # (n, size, size, 3); (n, 20); (row, class, mask) of things
     "Images like the benchmark's, whose seeds are used nowhere else."
     images, labels, things = [], np.full((n, len(VOC_KINDS)), -1, np.int8), []
     for i in range(n):
