@@ -443,7 +443,7 @@ def test_a_setting_out_of_range_is_named(name, wrong, words, clip):
 
 @pytest.mark.parametrize('asl, error, words', [(dict(gama_neg=2.), TypeError, "'gama_neg'"), (dict(gamma_neg=-2.), ValueError, 'gamma_neg=-2.0')])
 def test_settings_of_the_asymmetric_loss_are_checked_too(clip, asl, error, words):
-    with pytest.raises(error, match=words): create('trmml', clip, NAMES, asl=asl)
+    with pytest.raises(error, match=words): create('trmml', clip, NAMES, **asl)
 
 
 def test_settings_on_the_edge_are_taken(clip):

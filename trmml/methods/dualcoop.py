@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from ..clip import CLIP, PromptLearner, position_embedding
 from ..clip.linear import linear
 from ..train.method import Method, as_features, classification
-from ..model import check_options
+from ..train import check_options
 
 # %% ../../nbs/methods/02_dualcoop.ipynb #20ceff8e
 @torch.no_grad()

@@ -14,7 +14,7 @@ from ..train.method import Method
 # %% ../../nbs/methods/00_registry.ipynb #15b3f512
 METHODS = {   # name: (module:class, settings that belong to the name)
     'trmml': ('trmml.model:TRMML', {}),
-    'trmml-moved': ('trmml.transfer:Moved', {}),
+    'trmml-moved': ('trmml.model:Moved', {}),
     'dualcoop': ('trmml.methods.dualcoop:DualCoOp', {}),
     'dualcoop-tai': ('trmml.methods.dualcoop:DualCoOpTaI', {}),
     'dualcoop-baseline': ('trmml.methods.dualcoop:DualCoOpBaseline', {}),
