@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import trmml.clip
 from trmml import TRMML, data, doodles, runs; from trmml.report import companion
 from trmml.clip import PromptLearner
-from trmml.train.learner import TensorStore, fit, optimizer, predict, train_epoch
+from trmml.train import TensorStore, fit, optimizer, predict, train_epoch
 from trmml.methods import create
 from trmml.train.method import Batch
 

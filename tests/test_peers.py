@@ -15,7 +15,7 @@ from torch.testing import assert_close
 import trmml.clip
 from trmml import data, runs
 from trmml.labels import partial, single_positive
-from trmml.train.learner import TensorStore, fit, optimizer, predict
+from trmml.train import TensorStore, fit, optimizer, predict
 from trmml.train.method import Batch, count_parameters
 from trmml.methods import METHODS, OFFICIAL, TITLES, TRIALS, VANILLA, arguments, create, find, trials
 from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, position_shift

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from trmml import clip as clips
 from trmml.train import learner; from trmml import runs
-from trmml.train.learner import predict
+from trmml.train import predict
 from trmml.metrics import mean_ap
 from trmml.runs import Run, perform, perform_all, stored, trained
 

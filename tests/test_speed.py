@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import trmml.clip
 from trmml.train import learner; from trmml import runs
 from trmml.features import FeatureStore, bytes_needed, layout
-from trmml.train.learner import TensorStore, fit, load_checkpoint, optimizer, save_checkpoint, train_epoch
+from trmml.train import TensorStore, fit, load_checkpoint, optimizer, save_checkpoint, train_epoch
 from trmml.methods import create, find
 from trmml.train.method import Batch
 
@@ -156,7 +156,7 @@ import resource, sys, threading, time
 import torch
 import trmml.clip
 from trmml.features import FeatureStore
-from trmml.train.learner import epoch_rows, optimizer, descend
+from trmml.train import epoch_rows, optimizer, descend
 from trmml.methods import create
 
 class Small(trmml.clip.CLIP):

@@ -343,7 +343,7 @@ CHILD = """
 import hashlib, resource, sys, torch
 from pathlib import Path
 from trmml import data
-from trmml.train.learner import fit
+from trmml.train import fit
 from trmml.methods.scpnet import PictureStore
 from trmml.methods.imagenet import Plain
 from trmml.clip import imagenet as backbones

@@ -20,7 +20,7 @@ from test_runs import draw_world, forget, names, run, strict
 from trmml import clip as clips
 from trmml import runs; from trmml.features import views
 from trmml.features import FeatureStore, extract, seeded
-from trmml.train.learner import epoch_rows
+from trmml.train import epoch_rows
 from trmml.runs import Rows, Run, perform, stored, trained
 from trmml.features.augment import OPS, Augment, alter, cutout, magnitude, read_policies
 from trmml.features.views import Live, Views, open_views

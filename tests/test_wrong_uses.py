@@ -370,7 +370,7 @@ def test_ctrl_c_goes_on(place, tmp_path):
     assert len(list(fits.glob('*.ckpt'))) == 1 and not (tmp_path/'model').exists()
     done, whole, how = [], fitting.train, QUICK | dict(epochs=6, batch=12, classes=four)
     def counted(method, *a, **k):
-        from trmml.train.learner import load_checkpoint, optimizer
+        from trmml.train import load_checkpoint, optimizer
         done.append(len(load_checkpoint(k['checkpoint'], method, optimizer(method)))); return whole(method, *a, **k)
     with pytest.MonkeyPatch.context() as m, warnings.catch_warnings():
         warnings.simplefilter('ignore'); m.setattr(fitting, 'train', counted)

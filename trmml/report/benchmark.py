@@ -30,7 +30,7 @@ from ..clip import CLIP, PromptLearner, feature_map, position_embedding
 from ..doodles import compose, draw
 from ..features import FeatureStore, layout
 from ..labels import partial
-from ..train.learner import TensorStore, fit, optimizer, train_epoch
+from ..train import TensorStore, fit, optimizer, train_epoch
 from ..losses import asymmetric_loss
 from ..methods import create
 from ..runs import processor

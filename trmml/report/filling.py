@@ -24,7 +24,7 @@ from ..data import open_image
 from ..photos import TRMML, calibrate, decide, set_aside
 from ..features import extract
 from ..labels import partial
-from ..train.learner import fit, predict
+from ..train import fit, predict
 from ..methods import TITLES, create
 from ..runs import Rows, chosen, write_whole
 

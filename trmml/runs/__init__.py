@@ -38,7 +38,7 @@ from .. import clip as clips, data
 from ..report.companion import project_root
 from ..labels import partial, single_positive, validation_split
 from ..data.published import SINGLE, published
-from ..train.learner import fit, predict
+from ..train import fit, predict
 from ..methods import METHODS, TITLES, VANILLA, create, find, trial
 from ..metrics import evaluate
 from ..features.views import open_views
