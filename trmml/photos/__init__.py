@@ -10,7 +10,7 @@ from .browse import answered, ask, gallery
 from .calibration import (Calibration, calibrate, calibration_error, no_change,
                                       set_aside, thresholds)
 from .estimator import TRMML
-from .example import Example, example
+from .examples import Example, example
 from .filling import Filled, decide
 from .given import Given, list_photos, read_given, read_labels
 from .saving import ModelError, card, check_free, read_model
