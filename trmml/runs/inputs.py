@@ -6,7 +6,7 @@
 __all__ = ['reading', 'encoder', 'load_clip', 'read_split', 'load_split', 'open_features', 'read_features', 'forget', 'hold_out',
            'observed', 'training_rows', 'Train', 'Test', 'Inputs', 'inputs', 'to_train', 'to_test']
 
-# %% ../../nbs/runs/2_inputs.ipynb #491f701f
+# %% ../../nbs/runs/2_inputs.ipynb #af28d469
 import multiprocessing
 import warnings
 from dataclasses import dataclass, replace
@@ -20,12 +20,11 @@ from .. import clip as clips
 from ..clip import imagenet
 from ..data import Dataset, load
 from ..data.published import SINGLE, published
-from ..features import Rows, Store
-from ..features.views import open_views
+from ..features import Rows, Store, open_views
 from ..labels import partial, single_positive, validation_split
 from .run import NUMBERS, PROTOCOLS, Run
 
-# %% ../../nbs/runs/2_inputs.ipynb #ff170f8e
+# %% ../../nbs/runs/2_inputs.ipynb #ef7c82fd
 def reading(
     run:Run,
 )->Run:
@@ -33,7 +32,7 @@ def reading(
     return replace(run, method='zeroshot', known=1., seed=0, protocol='partial', settings=(),
                    held_out=0., version=0)
 
-# %% ../../nbs/runs/2_inputs.ipynb #9c9f704f
+# %% ../../nbs/runs/2_inputs.ipynb #ddde107c
 @lru_cache(maxsize=4)
 def encoder(backbone, weights, image_size, device):
     "A frozen encoder by name: a CLIP, or one trained on ImageNet."
@@ -47,7 +46,7 @@ def load_clip(
     "The frozen CLIP of a run, or the ImageNet backbone in its place."
     return encoder(run.backbone, run.weights, run.image_size, device)
 
-# %% ../../nbs/runs/2_inputs.ipynb #7c136867
+# %% ../../nbs/runs/2_inputs.ipynb #47d28617
 @lru_cache(maxsize=4)
 def read_split(same, split, root):
     "A split for all runs that read the same data."
@@ -61,7 +60,7 @@ def load_split(
     "A split of the data set of a run."
     return read_split(reading(run), split, root)
 
-# %% ../../nbs/runs/2_inputs.ipynb #8bee5ac4
+# %% ../../nbs/runs/2_inputs.ipynb #e221dd12
 def open_features(
     run:Run,
     split:str,           # 'train' or 'test'
@@ -69,7 +68,7 @@ def open_features(
     device='cpu',
     progress=False,
 )->Store:
-    "Features of a split on disk, extracted if they are not there; training's views if the run has any."
+    "Features of a split on disk, extracted if they are missing, in the views that the run has."
     workers = 0 if multiprocessing.parent_process() else None
     return open_views(load_clip(run, device), load_split(run, split, root), run.views,
                       None if root is None else Path(root)/'features',
@@ -79,15 +78,13 @@ def open_features(
 def read_features(same, split, root, device):
     "Features of a split in memory, for all runs that read the same."
     store = open_features(same, split, root, device)
-    store = store.in_memory() if same.views else store.in_memory(device=device)
-    store.paths = load_split(same, split, root).paths
-    return store
+    return store.in_memory() if same.views else store.in_memory(device=device)
 
 def forget()->None:
     "Drop what is remembered: after a change on disk, or to give memory back."
     for f in (encoder, read_split, read_features): f.cache_clear()
 
-# %% ../../nbs/runs/2_inputs.ipynb #6fe0fafe
+# %% ../../nbs/runs/2_inputs.ipynb #da4d3a9e
 def hold_out(
     n:int,       # images
     share:float, # to set aside, in [0, 1)
@@ -97,7 +94,7 @@ def hold_out(
     k = round(share*n)
     return np.sort(rows[k:]), np.sort(rows[:k])
 
-# %% ../../nbs/runs/2_inputs.ipynb #32f4801e
+# %% ../../nbs/runs/2_inputs.ipynb #eeeee3ca
 def observed(
     run:Run,
     labels:np.ndarray,       # int8 (N, C) of the train split
@@ -118,7 +115,7 @@ def training_rows(
     "The rows that a protocol trains on; None for all."
     return validation_split(n)[0] if run.protocol == 'largeloss' else None
 
-# %% ../../nbs/runs/2_inputs.ipynb #bce7e61a
+# %% ../../nbs/runs/2_inputs.ipynb #37129d7b
 class Train(NamedTuple):
     "What a run trains on."
     store:Store        # features, or views of them
@@ -130,7 +127,7 @@ class Test(NamedTuple):
     store:Store        # plain features
     labels:np.ndarray  # int8 (N, C)
 
-# %% ../../nbs/runs/2_inputs.ipynb #971ce01d
+# %% ../../nbs/runs/2_inputs.ipynb #aa3de616
 @dataclass(frozen=True)
 class Inputs:
     "Everything that a run reads, each part read when it is asked for; see `inputs`."
@@ -139,8 +136,7 @@ class Inputs:
     device:str
     progress:bool
 
-    @property
-    def clip(self)->'CLIP': return load_clip(self.run, self.device)
+    clip = property(lambda self: load_clip(self.run, self.device))   # a frozen CLIP
     @cached_property
     def train(self)->Train: return to_train(self)
     @cached_property
@@ -161,7 +157,7 @@ class Inputs:
         if self.progress: open_features(run, name, self.root, self.device, True)
         return read_features(reading(run), name, self.root, self.device)
 
-# %% ../../nbs/runs/2_inputs.ipynb #340d1574
+# %% ../../nbs/runs/2_inputs.ipynb #f29b1919
 def inputs(
     run:Run,
     root:str|Path|None=None, # of the data; features lie in its folder `features`
@@ -171,6 +167,7 @@ def inputs(
     "Everything that a run reads."
     return Inputs(run, root, device, progress)
 
+# %% ../../nbs/runs/2_inputs.ipynb #e793c8ae
 def to_train(
     x:Inputs,
 )->Train:
@@ -181,6 +178,7 @@ def to_train(
     if keep is None: return Train(store, known, ds.labels)
     return Train(Rows(store, keep), known[keep], ds.labels[keep])
 
+# %% ../../nbs/runs/2_inputs.ipynb #ae3729c8
 def to_test(
     x:Inputs,
 )->Test:

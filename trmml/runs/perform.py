@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make', 'trained', 'take_over', 'learn', 'describe', 'perform']
 
-# %% ../../nbs/runs/4_perform.ipynb #eee1b5df
+# %% ../../nbs/runs/4_perform.ipynb #ffb35a03
 import hashlib
 import json
 import time
@@ -19,9 +19,9 @@ from .inputs import Inputs, inputs
 from .results import (identity, machine, plain, result_file, score_all, stored, versions,
                                 weights_file, write)
 from .run import Run, members, origin
-from ..train.learner import fit
+from ..train import fit
 
-# %% ../../nbs/runs/4_perform.ipynb #830d3503
+# %% ../../nbs/runs/4_perform.ipynb #e7ddded3
 def make(
     x:Inputs,
 ): # a trmml.train.method.Method, untrained
@@ -29,7 +29,7 @@ def make(
     classes = x.split('train').prompts
     return create(x.run.method, x.clip, classes, **{'seed': x.run.seed, **dict(x.run.settings)})
 
-# %% ../../nbs/runs/4_perform.ipynb #2a680ea6
+# %% ../../nbs/runs/4_perform.ipynb #40b48a7c
 def trained(
     run:Run,
     out:str|Path='results',  # holds runs/
@@ -43,7 +43,7 @@ def trained(
     method.load_state_dict(load_file(path, device=str(device)))
     return method.eval()
 
-# %% ../../nbs/runs/4_perform.ipynb #7f2e18f9
+# %% ../../nbs/runs/4_perform.ipynb #13756410
 def take_over(
     x:Inputs,
     ensemble, # the method of this run
@@ -70,7 +70,7 @@ def learn(
     store, known, truth = x.train
     return fit(method, store, known, x.run.seed, valid, truth, ckpt, progress=x.progress)
 
-# %% ../../nbs/runs/4_perform.ipynb #9c370a89
+# %% ../../nbs/runs/4_perform.ipynb #3463fbda
 def describe(
     x:Inputs,
     read:dict,       # as from `identity`
@@ -86,7 +86,7 @@ def describe(
                       versions=versions(), metrics=metrics, mAP=metrics['mAP'], best=best,
                       scores=others, log=log, seconds=seconds, device=str(x.device)))
 
-# %% ../../nbs/runs/4_perform.ipynb #6f10f616
+# %% ../../nbs/runs/4_perform.ipynb #758a903e
 def perform(
     run:Run,
     root:str|Path|None=None, # of the data
@@ -94,7 +94,7 @@ def perform(
     device:str='cpu',
     progress:bool=False,     # bars of features and epochs
 )->dict:                     # the result, as written
-    "Train and score one run, going on from its checkpoint; writes its result and the trained method."
+    "Train and score one run, from its checkpoint on; writes its result and the trained method."
     start, x = time.time(), inputs(run, root, device, progress)
     (store, _, _), (test, labels), folder = x.train, x.test, result_file(run, out).parent
     method = make(x)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOWER', 'read_recipes', 'entry', 'resolve', 'recipe', 'trial', 'trials', 'chosen', 'standing', 'grid']
 
-# %% ../../nbs/runs/6_recipes.ipynb #bef82d4c
+# %% ../../nbs/runs/6_recipes.ipynb #e664d165
 import itertools
 import tomllib
 from functools import cache
@@ -14,7 +14,7 @@ from ..files import shipped
 from ..methods import METHODS, VANILLA, find
 from .run import Run, stands_for
 
-# %% ../../nbs/runs/6_recipes.ipynb #6fe06d20
+# %% ../../nbs/runs/6_recipes.ipynb #887fc423
 @cache
 def read_recipes()->dict: # method -> data set -> its table; 'base' -> name -> settings
     "The file of recipes."
@@ -43,7 +43,7 @@ def recipe(
     table = entry(method, dataset)
     return resolve(table, table.get('settings', {}))
 
-# %% ../../nbs/runs/6_recipes.ipynb #16850633
+# %% ../../nbs/runs/6_recipes.ipynb #040e843f
 def trial(
     method:str,
     values:dict, # a value of each setting that was tried
@@ -62,13 +62,13 @@ def trials(
     tried = entry(method, dataset)['trials']
     return [trial(method, dict(zip(tried, v)), dataset) for v in itertools.product(*tried.values())]
 
-# %% ../../nbs/runs/6_recipes.ipynb #6638efc2
+# %% ../../nbs/runs/6_recipes.ipynb #34a889e4
 def chosen(
     method:str,
     backbone:str,             # that a run has
     protocol:str='partial',   # of the run
 )->dict:                      # name -> value
-    "Settings of a method that were chosen for a backbone on held-out training data, and what the protocol asks for."
+    "Settings chosen for a backbone on held-out training data, and what the protocol asks for."
     own = recipe(method) if entry(method).get('backbone') == backbone else {}
     if method not in METHODS: return own
     cls, fixed = METHODS[method]
@@ -78,7 +78,7 @@ def chosen(
             for k in ('text', 'image') if k in fixed}
     return {**{k: v for k, v in both.items() if v}, **own}
 
-# %% ../../nbs/runs/6_recipes.ipynb #11fe663d
+# %% ../../nbs/runs/6_recipes.ipynb #6b8c3c0c
 # the ImageNet backbone of a CLIP's size
 TOWER = {'doodle-clip': 'doodle-resnet', 'RN50': 'resnet50', 'RN101': 'resnet101'}
 
@@ -86,14 +86,14 @@ def standing(
     method:str,
     common:dict, # fields of a run
 )->dict:         # the same, with the method's backbone and weights
-    "Fields of a run for one method: those published on ImageNet's ResNet get that of the CLIP's size."
+    "Fields of a run for one method: with an ImageNet ResNet if it was published on one."
     if method.removesuffix('-frozen') not in VANILLA: return common
     backbone = common.get('backbone', 'doodle-clip')
     # '' stays: random
     weights = common.get('weights', 'openai') and 'hub'
     return {**common, 'backbone': TOWER.get(backbone, backbone), 'weights': weights}
 
-# %% ../../nbs/runs/6_recipes.ipynb #c879820e
+# %% ../../nbs/runs/6_recipes.ipynb #63cfb2ab
 def grid(
     dataset:str,           # a name or a path
     methods:list[str],
@@ -103,7 +103,7 @@ def grid(
     epochs:int|None=None,    # overrides every recipe; None: each method's own
     **common,                # other fields of Run
 )->list[Run]:
-    "Runs for every method, ratio and seed; what reads no labels is one run per seed, what needs no training is one."
+    "Runs for every method, ratio and seed; what reads no labels has one per seed, or one in all."
     runs, length = [], {} if epochs is None else dict(epochs=epochs)
     for m in methods:
         fields = standing(m, common)

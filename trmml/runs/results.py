@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['identity', 'processor', 'machine', 'versions', 'plain', 'score_all', 'result_file', 'weights_file', 'write', 'stored']
 
-# %% ../../nbs/runs/3_results.ipynb #7c2cd4cc
+# %% ../../nbs/runs/3_results.ipynb #68bf1abd
 import json
 import math
 import os
@@ -20,9 +20,9 @@ from ..files import whole, write_whole
 from ..metrics import evaluate
 from .inputs import inputs
 from .run import Run
-from ..train.learner import predict
+from ..train import predict
 
-# %% ../../nbs/runs/3_results.ipynb #659f65f1
+# %% ../../nbs/runs/3_results.ipynb #37d1dc2e
 def identity(
     run:Run,
     root:str|Path|None=None, # of the data
@@ -33,7 +33,7 @@ def identity(
     splits = ('train',) if run.held_out else ('train', 'test')
     return dict(weights_hash=x.clip.weights_hash, variants={s: x.split(s).variant for s in splits})
 
-# %% ../../nbs/runs/3_results.ipynb #12aa5cc6
+# %% ../../nbs/runs/3_results.ipynb #60f8e424
 def processor()->str:
     "Name of the processor and what of its instructions PyTorch uses."
     name = platform.processor() or platform.machine()
@@ -54,7 +54,7 @@ def versions()->dict:
     "Versions of what computes."
     return dict(trmml=trmml.__version__, torch=torch.__version__, python=platform.python_version())
 
-# %% ../../nbs/runs/3_results.ipynb #0626f2c5
+# %% ../../nbs/runs/3_results.ipynb #bf511339
 def plain(
     x, # anything made of dicts, lists, tuples and values
 ):     # the same, tuples as lists, without entries that are nan
@@ -63,24 +63,24 @@ def plain(
     if not isinstance(x, dict): return x
     return {k: plain(v) for k, v in x.items() if not (isinstance(v, float) and math.isnan(v))}
 
-# %% ../../nbs/runs/3_results.ipynb #54d7a124
+# %% ../../nbs/runs/3_results.ipynb #ec45882d
 def score_all(
     method,       # trained
-    store,        # of the images to score
+    store,        # of images to score
     labels,       # int8 (N, C)
     classes:list, # their names
-)->tuple[dict, dict]: # as from `trmml.metrics.evaluate`; mAP of each kind of score, where there are several
+)->tuple[dict, dict]: # as from `trmml.metrics.evaluate`; kind of score -> mAP
     "mAP, F1 scores and AP of each class; TRM-ML's other scores beside the one it returns."
     out = evaluate(predict(method, store), labels, classes)
-    others, chosen = {}, getattr(method, 'score', None)
-    for s in ('region', 'query', 'mean') if chosen else ():
-        method.score = s
-        others[s] = out['mAP'] if s == chosen else evaluate(predict(method, store), labels,
-                                                            classes)['mAP']
-    if chosen: method.score = chosen
+    others, usual = {}, method.score
+    for kind in method.score_kinds:
+        method.score = kind
+        others[kind] = out['mAP'] if kind == usual else evaluate(predict(method, store), labels,
+                                                                 classes)['mAP']
+    if others: method.score = usual
     return out, others
 
-# %% ../../nbs/runs/3_results.ipynb #2bb0b6fa
+# %% ../../nbs/runs/3_results.ipynb #1ab1db5a
 def result_file(
     run:Run,
     out:str|Path='results', # holds runs/
@@ -106,7 +106,7 @@ def write(
         save_file({k: v.contiguous() for k, v in method.state_dict().items()}, beside)
     write_whole(result_file(run, out), json.dumps(result, indent=1, default=float))
 
-# %% ../../nbs/runs/3_results.ipynb #062f5e15
+# %% ../../nbs/runs/3_results.ipynb #be775fe3
 def stored(
     run:Run,
     out:str|Path='results',  # holds runs/

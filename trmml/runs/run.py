@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'NUMBERS', 'LATER', 'check_run', 'Run', 'run_key', 'stands_for', 'all_settings', 'members', 'origin']
 
-# %% ../../nbs/runs/1_run.ipynb #49ec5f53
+# %% ../../nbs/runs/1_run.ipynb #b10cbe62
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from ..data import ALIASES
 from ..methods import find
 
-# %% ../../nbs/runs/1_run.ipynb #2c372aa3
+# %% ../../nbs/runs/1_run.ipynb #17caf5f9
 PROTOCOLS = ('partial', 'single', 'largeloss', 'splc')
 # a run's `features`: dtype of `extract`
 NUMBERS = {'': 'float16', 'float32': 'float32', 'bfloat16': 'bfloat16', 'int8': 'int8'}
 
-# %% ../../nbs/runs/1_run.ipynb #c03b208a
+# %% ../../nbs/runs/1_run.ipynb #3fb0d142
 def check_run(
     run:'Run', # its fields as given
 )->None:
@@ -36,7 +36,7 @@ def check_run(
         raise ValueError(f"features={run.features!r}: use one of {', '.join(map(repr, NUMBERS))}; "
                          f"'' is float16")
 
-# %% ../../nbs/runs/1_run.ipynb #44ebc61c
+# %% ../../nbs/runs/1_run.ipynb #6662139a
 @dataclass(frozen=True)
 class Run:
     "Everything that determines a number; `ValueError` for values that no run can have."
@@ -53,7 +53,7 @@ class Run:
     held_out:float = 0.        # share of train to score on instead of test, in [0, 1)
     version:int = 2            # raised when code changes what a run means
     views:int = 0              # of train: 0 plain, V cached augmented ones, -1 fresh in every epoch
-    data:tuple = ()            # ((name, value), ...): more of trmml.data.load, such as prompts='raw'
+    data:tuple = ()            # more settings of trmml.data.load, such as dict(prompts='raw')
     features:str = ''          # numbers that features are kept in, a key of NUMBERS; '': float16
 
     def __post_init__(self):
@@ -65,7 +65,7 @@ class Run:
     @property
     def key(self)->str: return run_key(self)
 
-# %% ../../nbs/runs/1_run.ipynb #4d01a4ca
+# %% ../../nbs/runs/1_run.ipynb #00b222c6
 LATER = ('views', 'data', 'features')   # part of the key only if they are set
 
 def run_key(
@@ -75,7 +75,7 @@ def run_key(
     said = {k: v for k, v in asdict(run).items() if v or k not in LATER}
     return hashlib.sha1(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../../nbs/runs/1_run.ipynb #ab22cf1a
+# %% ../../nbs/runs/1_run.ipynb #c2047501
 def stands_for(
     run:Run,
 )->Run:
@@ -98,11 +98,11 @@ def members(
     made_of = find(run.method)[0].made_of(**all_settings(run))
     return [stands_for(replace(run, method=m, settings=s)) for m, s in made_of]
 
-# %% ../../nbs/runs/1_run.ipynb #0fa2680f
+# %% ../../nbs/runs/1_run.ipynb #01c0763e
 def origin(
     run:Run,
 )->Run|None:
-    "The run that a method starts from, with complete labels; None for those that start from nothing."
+    "The run, with complete labels, that a method starts from; None if it starts from nothing."
     start = find(run.method)[0].starts_from(**all_settings(run))
     if start is None: return None
     name, settings = start

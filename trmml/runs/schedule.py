@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['registrations', 'worker', 'engine', 'side_by_side', 'waves', 'prepare', 'free_memory', 'perform_all']
 
-# %% ../../nbs/runs/5_schedule.ipynb #3fe70a26
+# %% ../../nbs/runs/5_schedule.ipynb #ac55987e
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -21,7 +21,7 @@ from .perform import perform
 from .results import stored
 from .run import Run, members, origin
 
-# %% ../../nbs/runs/5_schedule.ipynb #9e91a398
+# %% ../../nbs/runs/5_schedule.ipynb #38db1477
 def registrations(
     run:Run,
 )->dict: # name -> (class or 'module:class', settings)
@@ -45,11 +45,11 @@ def worker(
     try: perform(run, root, out, device, progress)
     finally: torch.set_num_threads(before)
 
-# %% ../../nbs/runs/5_schedule.ipynb #abb9bc74
+# %% ../../nbs/runs/5_schedule.ipynb #4707e031
 def engine(
     n_jobs:int, # processes on this machine
 ):              # a context in which joblib's `Parallel` uses it
-    "A joblib setting: processes of this machine, or the workers of the dask scheduler that TRMML_CLUSTER names."
+    "A joblib setting: processes here, or workers of the dask scheduler in TRMML_CLUSTER."
     if not (address := os.environ.get('TRMML_CLUSTER')): return parallel_config(n_jobs=n_jobs)
     try: from dask.distributed import Client
     except ImportError:
@@ -61,13 +61,13 @@ def engine(
                               f'one with "dask scheduler"') from error
     return parallel_config(backend='dask', n_jobs=-1)
 
-# %% ../../nbs/runs/5_schedule.ipynb #3e8de5f2
+# %% ../../nbs/runs/5_schedule.ipynb #31e23a4b
 def side_by_side(
     device:str,
     n:int,           # runs
     live:bool=False, # whether any of them has live views
 )->int:
-    "How many of n runs to do at a time: one per core on a CPU; on an NVIDIA GPU four at most, as its free memory allows."
+    "How many runs to do at a time: one per core; on an NVIDIA GPU up to four, as memory allows."
     kind = torch.device(device).type
     if kind == 'cpu': return max(1, min(cpu_count(), n))
     if kind != 'cuda' or n <= 1 or live: return 1
@@ -75,7 +75,7 @@ def side_by_side(
     need = 2*torch.cuda.memory_allocated(device) + 8*2**30
     return max(1, min(4, n, cpu_count()//2, torch.cuda.mem_get_info(device)[0]//need))
 
-# %% ../../nbs/runs/5_schedule.ipynb #1d82aaac
+# %% ../../nbs/runs/5_schedule.ipynb #0401c3f6
 def waves(
     runs:list[Run],
     absent,    # callable: list of Run -> those without a result, each once
@@ -101,7 +101,7 @@ def free_memory()->None:
     read_features.cache_clear()
     torch.cuda.empty_cache()
 
-# %% ../../nbs/runs/5_schedule.ipynb #02164bf1
+# %% ../../nbs/runs/5_schedule.ipynb #875f8242
 def perform_all(
     runs:list[Run],
     root:str|Path|None=None, # of the data
@@ -114,11 +114,12 @@ def perform_all(
     def absent(some:Iterable[Run])->list[Run]:
         return [r for r in dict.fromkeys(some) if stored(r, out, root, device) is None]
     todo = waves(runs, absent)
-    missing = [r for wave in todo for r in wave]
+    missing = sum(todo, [])
     prepare(missing, root, device, progress)
     n_jobs = n_jobs or side_by_side(device, len(missing), any(r.views < 0 for r in missing))
     if n_jobs > 1 and str(device) != 'cpu': free_memory()
-    where = root, Path(out).absolute(), device, max(1, cpu_count()//n_jobs), progress and n_jobs == 1
+    threads, alone = max(1, cpu_count()//n_jobs), progress and n_jobs == 1
+    where = root, Path(out).absolute(), device, threads, alone
     with engine(n_jobs) if missing else nullcontext():
         pool = Parallel(return_as='generator_unordered')
         done = (x for wave in todo
