@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/report/0_report.ipynb #d0800f2f
+# %% ../../nbs/report/0_report.ipynb #68634851
 from .estimates import (command, estimate, measured_costs, need, to_fill,
                                     training_seconds, write_costs)
 from .sentences import (below_zero_shot, claim, losses_said, order_pairs, order_said,

@@ -6,7 +6,7 @@
 __all__ = ['PICTURES', 'DENSE', 'GIGA', 'TIMED', 'size', 'timed', 'measured_costs', 'write_costs', 'at', 'step_seconds',
            'training_seconds', 'image_seconds', 'estimate', 'in_words', 'command', 'to_fill', 'need']
 
-# %% ../../nbs/report/2d_estimates.ipynb #15b0e5eb
+# %% ../../nbs/report/2d_estimates.ipynb #9db1b187
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..methods import find
 from .statistics import frame
 from ..runs import Run, members, origin
 
-# %% ../../nbs/report/2d_estimates.ipynb #00102e12
+# %% ../../nbs/report/2d_estimates.ipynb #c60220e9
 PICTURES = dict(doodles=(2000, 1000, 20), voc2007=(5011, 4952, 20), voc2012=(5717, 5823, 20),
                 coco2014=(82081, 40137, 80), vg200=(82904, 10000, 200),
                 nuswide=(150000, 60260, 81), cub200=(5994, 5794, 312))     # train, test, classes
@@ -39,7 +39,7 @@ def size(
     "How large a data set is."
     return PICTURES.get(ALIASES.get(dataset, dataset), counts or 3*(math.nan,))
 
-# %% ../../nbs/report/2d_estimates.ipynb #664a21d0
+# %% ../../nbs/report/2d_estimates.ipynb #4a2410cb
 def timed(
     name:str,        # of a file in the folder of tables
     folder:str|Path, # of `out`; where it has no such file, the project's own is read
@@ -50,7 +50,7 @@ def timed(
     t = pd.DataFrame() if path is None else pd.read_csv(path)
     return t[t.threads == 1] if 'threads' in t else t
 
-# %% ../../nbs/report/2d_estimates.ipynb #2e805b15
+# %% ../../nbs/report/2d_estimates.ipynb #5a3a1dfd
 def measured_costs(
     out:str|Path='results',
 )->dict: # method -> seconds of a run on the doodles; 'features', 'step', 'machine': see above
@@ -76,7 +76,7 @@ def write_costs(
         write_whole(Path(out)/'tables'/'costs.csv',
                     frame(results).groupby('method').seconds.min().round(1).to_csv())
 
-# %% ../../nbs/report/2d_estimates.ipynb #51fcfc03
+# %% ../../nbs/report/2d_estimates.ipynb #16b462b1
 def at(
     points:dict[int, float], # number of classes -> seconds
     n:float,                 # number of classes
@@ -104,7 +104,7 @@ def step_seconds(
         classes, batch, DENSE[timed_with])/cost(20, usual, DENSE[timed_with])
     return costs.get('trmml', math.nan)/steps*grown   # what its runs took, grown like the other
 
-# %% ../../nbs/report/2d_estimates.ipynb #be7120f6
+# %% ../../nbs/report/2d_estimates.ipynb #7e83da3c
 def training_seconds(
     run:Run,
     costs:dict,             # as from `measured_costs`
@@ -124,7 +124,7 @@ def training_seconds(
     step = step_seconds(costs, run.backbone, classes, recipe['batch'])
     return steps*step*costs[name]/costs.get('trmml', math.nan)
 
-# %% ../../nbs/report/2d_estimates.ipynb #6d658701
+# %% ../../nbs/report/2d_estimates.ipynb #37291427
 def image_seconds(
     costs:dict,   # as from `measured_costs`
     backbone:str,
@@ -147,7 +147,7 @@ def estimate(
     disk = 2*sum(n*DENSE.get(b, math.nan) for (_, b), n in place.items())
     return sum(training_seconds(r, costs, counts) for r in every) + once, disk
 
-# %% ../../nbs/report/2d_estimates.ipynb #143765b6
+# %% ../../nbs/report/2d_estimates.ipynb #8817811f
 def in_words(
     seconds:float,
     disk:float, # bytes
@@ -170,7 +170,7 @@ def command(
     plain = ''.join(f' -p {k} {v}' for k, v in parameters.items() if not several(v))
     return f'papermill nbs/{notebook}.ipynb results/{notebook}.ipynb{plain}{lists}'
 
-# %% ../../nbs/report/2d_estimates.ipynb #eb8bfc04
+# %% ../../nbs/report/2d_estimates.ipynb #840c93bc
 def to_fill(
     jobs:dict[str, list[Run]], # command -> runs that it would do
     costs:dict,                # as from `measured_costs`

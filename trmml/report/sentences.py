@@ -6,7 +6,7 @@
 __all__ = ['REPAIRS', 'title', 'claim', 'trains', 'pace', 'reading', 'order_pairs', 'order_said', 'below_zero_shot', 'against',
            'sides', 'better', 'matching_said', 'losses_short', 'losses_said']
 
-# %% ../../nbs/report/2c_sentences.ipynb #002aa4b8
+# %% ../../nbs/report/2c_sentences.ipynb #96b5e423
 from collections.abc import Iterable
 from itertools import combinations
 
@@ -16,7 +16,7 @@ from ..methods import METHODS, TITLES, find
 from .statistics import paired
 from .tables import PRINTED, head
 
-# %% ../../nbs/report/2c_sentences.ipynb #7650e5f4
+# %% ../../nbs/report/2c_sentences.ipynb #e904d34a
 def title(
     method:str, # or a label
 )->str:
@@ -38,7 +38,7 @@ def claim(
             f"over {d['seeds']} seeds {d['low']:+.1f} to {d['high']:+.1f}; higher in {d['wins']} "
             f"of {d['pairs']} pairs).")
 
-# %% ../../nbs/report/2c_sentences.ipynb #070ac496
+# %% ../../nbs/report/2c_sentences.ipynb #267bbdac
 def trains(
     method:str, # or the label of a variant, which does
 )->bool:
@@ -56,7 +56,7 @@ def pace(
             for where, t in times.items())
     return f'Seconds of the shortest run: {"; ".join(said)}.'
 
-# %% ../../nbs/report/2c_sentences.ipynb #629bde05
+# %% ../../nbs/report/2c_sentences.ipynb #c26a7495
 def reading(
     df:pd.DataFrame,   # as from `trmml.report.frame`
     methods:list[str], # the last is compared with all others
@@ -70,7 +70,7 @@ def reading(
     return '\n'.join([*lines, f"{title(own)} {grows} with every step of the known ratio "
                               f"({level.iloc[0]:.1f} to {level.iloc[-1]:.1f})."])
 
-# %% ../../nbs/report/2c_sentences.ipynb #e167cc30
+# %% ../../nbs/report/2c_sentences.ipynb #0621cb93
 def order_pairs(
     df:pd.DataFrame,         # as for `trmml.report.means`
     paper:pd.DataFrame,      # as from `printed` or `printed_setups`
@@ -91,7 +91,7 @@ def order_pairs(
                          high=m['high'], verdict=verdict))
     return pd.DataFrame(rows, columns=['a', 'b', 'printed', 'measured', 'low', 'high', 'verdict'])
 
-# %% ../../nbs/report/2c_sentences.ipynb #a8a17593
+# %% ../../nbs/report/2c_sentences.ipynb #abdc7546
 def order_said(
     pairs:pd.DataFrame,   # as from `order_pairs`
     where:str='in print',
@@ -107,7 +107,7 @@ def order_said(
         f'{title(p.a)} is below {title(p.b)} by {-p.measured:.1f} ({-p.high:.1f} to {-p.low:.1f}), '
         f'printed above it by {p.printed:.1f}' for p in other.itertuples())])
 
-# %% ../../nbs/report/2c_sentences.ipynb #fa1c4c6b
+# %% ../../nbs/report/2c_sentences.ipynb #208bca3b
 def below_zero_shot(
     df:pd.DataFrame,            # as for `trmml.report.means`
     floor:str='zeroshot-dense', # what needs no training
@@ -120,7 +120,7 @@ def below_zero_shot(
     return (f'Below {title(floor)} ({mean[floor]:.1f}), which is not trained: {names or "none"}.'
             + (' A gap to these says nothing about the published methods.' if low else ''))
 
-# %% ../../nbs/report/2c_sentences.ipynb #80c2d953
+# %% ../../nbs/report/2c_sentences.ipynb #8b04f3d0
 # losses made to repair BCE that counts unknown labels as absent
 REPAIRS = ('lsan', 'll-r', 'll-ct', 'hill', 'splc')
 
@@ -135,7 +135,7 @@ def against(
     side = 'above' if p['low'] > 0 else 'below' if p['high'] < 0 else 'not told apart'
     return side, f"{loss} {p['mean']:+.1f} ({p['low']:+.1f} to {p['high']:+.1f})"
 
-# %% ../../nbs/report/2c_sentences.ipynb #0d72c234
+# %% ../../nbs/report/2c_sentences.ipynb #912402f0
 def sides(
     d:pd.DataFrame,      # as for `against`
     some:Iterable[str],  # losses
@@ -154,7 +154,7 @@ def better(
     "Those of some losses that are above another one."
     return ', '.join(l for l in some if (f := against(d, l, other)) and f[0] == 'above') or 'none'
 
-# %% ../../nbs/report/2c_sentences.ipynb #3b08b346
+# %% ../../nbs/report/2c_sentences.ipynb #498c43e8
 def matching_said(
     name:str,       # of the way to match
     d:pd.DataFrame, # as for `against`
@@ -182,7 +182,7 @@ def losses_short(
             f"mAP. Repairs that are above bce-an: {better(d, REPAIRS, 'bce-an')}; above asl-an: "
             f"{better(d, REPAIRS, 'asl-an')}; above asl itself: {better(d, REPAIRS, 'asl')}.")
 
-# %% ../../nbs/report/2c_sentences.ipynb #47dda106
+# %% ../../nbs/report/2c_sentences.ipynb #df330237
 def losses_said(
     rows:pd.DataFrame,   # loss, matching, known, seed, mAP (percent)
 )->str:                  # a line that sums up the last way to match, a line for each, a caution

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETUPS', 'frame', 'moves', 'spread', 'labelled', 'gather', 'by_setup', 'means', 'paired', 'percent', 'closer_look']
 
-# %% ../../nbs/report/2a_statistics.ipynb #c67245a9
+# %% ../../nbs/report/2a_statistics.ipynb #0315f0b8
 import math
 
 import pandas as pd
@@ -13,7 +13,7 @@ import pandas as pd
 from ..methods import METHODS, find
 from ..runs import Run, origin, perform_all, stored
 
-# %% ../../nbs/report/2a_statistics.ipynb #ca104e4c
+# %% ../../nbs/report/2a_statistics.ipynb #5e0e74e6
 def frame(
     results:list[dict|None], # as stored
 )->pd.DataFrame:             # method, known and mAP (percent), seed, protocol, machine, seconds
@@ -26,7 +26,7 @@ def frame(
             for r in results if r is not None]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/report/2a_statistics.ipynb #1f2d56b8
+# %% ../../nbs/report/2a_statistics.ipynb #afd59102
 def moves(
     method:str, # or the label of a variant
 )->bool:
@@ -43,7 +43,7 @@ def spread(
                                            for r in ratios]
     return pd.concat([r for r in rows if len(r)], ignore_index=True)
 
-# %% ../../nbs/report/2a_statistics.ipynb #76e5f0f3
+# %% ../../nbs/report/2a_statistics.ipynb #b3315617
 def labelled(
     grids:dict[str, list[Run]],
     results:list[dict|None], # in the same order
@@ -53,7 +53,7 @@ def labelled(
     return pd.concat([frame([r]).assign(method=k) for k, r in zip(labels, results)],
                      ignore_index=True)
 
-# %% ../../nbs/report/2a_statistics.ipynb #faf33c86
+# %% ../../nbs/report/2a_statistics.ipynb #522770b6
 def gather(
     grids:dict[str, list[Run]],
     ratios:list[float],     # known-label ratios of the table, in (0, 1]
@@ -74,7 +74,7 @@ def gather(
     if any(results): df = spread(labelled(grids, results), [round(100*r, 4) for r in ratios])
     return df, [x for x in results if x], {k: m for k, m in missing.items() if m}
 
-# %% ../../nbs/report/2a_statistics.ipynb #7807e81d
+# %% ../../nbs/report/2a_statistics.ipynb #0b4c6e3f
 SETUPS = {'largeloss': 'LargeLoss', 'splc': 'SPLC'}   # protocol of a run -> column
 
 def by_setup(
@@ -86,7 +86,7 @@ def by_setup(
     return pd.concat([df[moving].assign(known=df[moving].protocol.map(SETUPS)), *still],
                      ignore_index=True)
 
-# %% ../../nbs/report/2a_statistics.ipynb #b1602b5b
+# %% ../../nbs/report/2a_statistics.ipynb #138615e7
 def means(
     df:pd.DataFrame,           # method, known, seed, mAP
     labels:list|None=None,     # rows of the table; None: those that are there, in their order
@@ -105,7 +105,7 @@ def means(
     t[seeds] = t[seeds].fillna(0).astype(int)
     return t
 
-# %% ../../nbs/report/2a_statistics.ipynb #e8828bd8
+# %% ../../nbs/report/2a_statistics.ipynb #2929da05
 def paired(
     df:pd.DataFrame, # as from `frame`
     a:str,           # a method
@@ -125,7 +125,7 @@ def paired(
     return dict(mean=by_seed.mean(), low=by_seed.mean() - half, high=by_seed.mean() + half, seeds=n,
                 pairs=len(d), wins=int((d > 0).sum()))
 
-# %% ../../nbs/report/2a_statistics.ipynb #d7c8af79
+# %% ../../nbs/report/2a_statistics.ipynb #6c33b665
 def percent(
     share:float|None, # None: not defined, as JSON has no nan
 )->float:

@@ -7,7 +7,7 @@ __all__ = ['PRINTED', 'VANILLA', 'MARK', 'RUN_COLUMNS', 'printed', 'printed_setu
            'cell', 'measured_row', 'beside', 'file_name', 'caption', 'in_latex', 'latex', 'compare_with_before',
            'write']
 
-# %% ../../nbs/report/2b_tables.ipynb #bca3ff0a
+# %% ../../nbs/report/2b_tables.ipynb #5676be3b
 import hashlib
 import math
 import re
@@ -20,7 +20,7 @@ from ..files import project_root, write_whole
 from ..methods import TITLES
 from .statistics import SETUPS, means, paired
 
-# %% ../../nbs/report/2b_tables.ipynb #e0da7c50
+# %% ../../nbs/report/2b_tables.ipynb #4130423c
 PRINTED = {'dualcoop': 'DualCoOp', 'dualcoop-tai': 'DualCoOp (reproduced)',
            'taidpt+dualcoop': 'TaI-DPT+DualCoOp', 'scpnet': 'SCPNet', 'hspnet': 'HSPNet',
            'taiadapter+dualcoop': 'TaI-Adapter+DualCoOp', 'trmml': 'TRM-ML',
@@ -31,7 +31,7 @@ VANILLA = {'curriculum': 'Curriculum labeling', 'partial-bce': 'Partial-BCE', 's
 PRINTED |= VANILLA
 PRINTED |= {f'{m}-frozen': PRINTED[m] for m in ('scpnet', 'hspnet', *VANILLA)}
 
-# %% ../../nbs/report/2b_tables.ipynb #efbe5e83
+# %% ../../nbs/report/2b_tables.ipynb #71f5a6da
 def printed(
     table:str,            # 'table1', ...
     dataset:str|None=None, # rows of this data set alone
@@ -44,7 +44,7 @@ def printed(
     if dataset is not None: t = t[t.dataset == dataset]
     return t.set_index('method')
 
-# %% ../../nbs/report/2b_tables.ipynb #877e50ba
+# %% ../../nbs/report/2b_tables.ipynb #743d484a
 def printed_setups(
     dataset:str,  # coco2014, voc2012, nuswide, cub200
     folder='results/paper',
@@ -54,7 +54,7 @@ def printed_setups(
     if not set(columns) <= set(t): return t.iloc[:0, :0]
     return t[list(columns)].rename(columns=columns).dropna(how='all')
 
-# %% ../../nbs/report/2b_tables.ipynb #6c6cd2ff
+# %% ../../nbs/report/2b_tables.ipynb #7026721b
 def head(
     column:float|str, # a ratio in percent or a name
     unit:str='',      # behind a ratio
@@ -74,7 +74,7 @@ def printed_row(
         own = p.reindex(shown).astype(float).mean(skipna=False)
     return [own if c == 'avg' else p.get(head(c), math.nan) for c in columns]
 
-# %% ../../nbs/report/2b_tables.ipynb #a0d38274
+# %% ../../nbs/report/2b_tables.ipynb #a442400c
 MARK = '°'   # not distinguishable from the table's own method
 
 def unsure(
@@ -87,7 +87,7 @@ def unsure(
     pairs = {m: paired(df, own, m, level) for m in df.method.unique() if m != own}
     return {m for m, d in pairs.items() if not (d['low'] > 0 or d['high'] < 0)}
 
-# %% ../../nbs/report/2b_tables.ipynb #91afd5a6
+# %% ../../nbs/report/2b_tables.ipynb #8a990042
 def number(
     x:float,
 )->str: # empty for nan
@@ -103,7 +103,7 @@ def cell(
     if not seeds or pd.isna(mean): return 'not run'
     return f'{mean:.1f}' if seeds < 2 else f'{mean:.1f} ± {std:.1f}'
 
-# %% ../../nbs/report/2b_tables.ipynb #6e1aa1a1
+# %% ../../nbs/report/2b_tables.ipynb #831059e0
 def measured_row(
     t:pd.DataFrame,   # as from `means`
     label:str,        # a row of it
@@ -113,7 +113,7 @@ def measured_row(
     cells = [cell(*t.loc[label, c][['mean', 'std', 'seeds']]) for c in t.columns.unique(0)]
     return [*cells[:-1], cells[-1] + MARK] if mark else cells
 
-# %% ../../nbs/report/2b_tables.ipynb #2e0083c8
+# %% ../../nbs/report/2b_tables.ipynb #685df66c
 def beside(
     t:pd.DataFrame,                # as from `means`
     paper:pd.DataFrame|None=None,  # as from `printed`, with the columns of `t`, as text
@@ -133,7 +133,7 @@ def beside(
     shown = pd.DataFrame(rows, index=[head(c, ' %') for c in columns]).T
     return shown.rename_axis(['method', 'source'])
 
-# %% ../../nbs/report/2b_tables.ipynb #25092ba6
+# %% ../../nbs/report/2b_tables.ipynb #236f5234
 def file_name(
     base:str,     # such as 'table1-doodles'
     given:dict,   # parameters that numbers depend on
@@ -145,7 +145,7 @@ def file_name(
     text = '-'.join([base, *said])
     return text if len(text) <= 80 else f'{text[:60]}-{hashlib.sha1(text.encode()).hexdigest()[:8]}'
 
-# %% ../../nbs/report/2b_tables.ipynb #d0bdf17a
+# %% ../../nbs/report/2b_tables.ipynb #3dc5b27c
 def caption(
     t:pd.DataFrame,   # as from `means`
     own:str,          # the label that others are compared with
@@ -171,7 +171,7 @@ def latex(
     text = flat.to_latex(index=False, column_format='ll' + 'r'*shown.shape[1], escape=True)
     return text.replace('±', r'$\pm$').replace(MARK, r'$^\circ$')
 
-# %% ../../nbs/report/2b_tables.ipynb #5ce1f10b
+# %% ../../nbs/report/2b_tables.ipynb #4ac8f820
 def compare_with_before(
     flat:pd.DataFrame, # numbers with the columns of the file
     path:Path,         # CSV file, perhaps not there yet
@@ -186,7 +186,7 @@ def compare_with_before(
     return f'Average over {over}, this run (found there before): ' + '; '.join(
         f'{TITLES.get(m, m)} {flat.avg_mean[m]:.1f} ({before.avg_mean[m]:.1f})' for m in both) + '.'
 
-# %% ../../nbs/report/2b_tables.ipynb #c64873a4
+# %% ../../nbs/report/2b_tables.ipynb #ae35a09d
 RUN_COLUMNS = ('method', 'known', 'seed', 'mAP', 'seconds', 'machine')   # of the file of runs
 
 def write(

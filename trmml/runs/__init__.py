@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/runs/0_runs.ipynb #addd6c07
+# %% ../../nbs/runs/0_runs.ipynb #8b1bf25f
 from .inputs import (Inputs, Test, Train, forget, hold_out, inputs, load_clip, load_split,
                                observed, reading, training_rows)
 from .perform import perform, trained

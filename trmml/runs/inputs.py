@@ -6,7 +6,7 @@
 __all__ = ['reading', 'encoder', 'load_clip', 'read_split', 'load_split', 'open_features', 'read_features', 'forget', 'hold_out',
            'observed', 'training_rows', 'Train', 'Test', 'Inputs', 'inputs', 'to_train', 'to_test']
 
-# %% ../../nbs/runs/2_inputs.ipynb #af28d469
+# %% ../../nbs/runs/2_inputs.ipynb #023963a2
 import multiprocessing
 import warnings
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from ..features import Rows, Store, open_views
 from ..labels import partial, single_positive, validation_split
 from .run import NUMBERS, PROTOCOLS, Run
 
-# %% ../../nbs/runs/2_inputs.ipynb #ef7c82fd
+# %% ../../nbs/runs/2_inputs.ipynb #45119f2e
 def reading(
     run:Run,
 )->Run:
@@ -32,7 +32,7 @@ def reading(
     return replace(run, method='zeroshot', known=1., seed=0, protocol='partial', settings=(),
                    held_out=0., version=0)
 
-# %% ../../nbs/runs/2_inputs.ipynb #ddde107c
+# %% ../../nbs/runs/2_inputs.ipynb #74c06e05
 @lru_cache(maxsize=4)
 def encoder(backbone, weights, image_size, device):
     "A frozen encoder by name: a CLIP, or one trained on ImageNet."
@@ -46,7 +46,7 @@ def load_clip(
     "The frozen CLIP of a run, or the ImageNet backbone in its place."
     return encoder(run.backbone, run.weights, run.image_size, device)
 
-# %% ../../nbs/runs/2_inputs.ipynb #47d28617
+# %% ../../nbs/runs/2_inputs.ipynb #e1fbd076
 @lru_cache(maxsize=4)
 def read_split(same, split, root):
     "A split for all runs that read the same data."
@@ -60,7 +60,7 @@ def load_split(
     "A split of the data set of a run."
     return read_split(reading(run), split, root)
 
-# %% ../../nbs/runs/2_inputs.ipynb #e221dd12
+# %% ../../nbs/runs/2_inputs.ipynb #fe308b1f
 def open_features(
     run:Run,
     split:str,           # 'train' or 'test'
@@ -84,7 +84,7 @@ def forget()->None:
     "Drop what is remembered: after a change on disk, or to give memory back."
     for f in (encoder, read_split, read_features): f.cache_clear()
 
-# %% ../../nbs/runs/2_inputs.ipynb #da4d3a9e
+# %% ../../nbs/runs/2_inputs.ipynb #26a50cbc
 def hold_out(
     n:int,       # images
     share:float, # to set aside, in [0, 1)
@@ -94,7 +94,7 @@ def hold_out(
     k = round(share*n)
     return np.sort(rows[k:]), np.sort(rows[:k])
 
-# %% ../../nbs/runs/2_inputs.ipynb #eeeee3ca
+# %% ../../nbs/runs/2_inputs.ipynb #1dd421d9
 def observed(
     run:Run,
     labels:np.ndarray,       # int8 (N, C) of the train split
@@ -115,7 +115,7 @@ def training_rows(
     "The rows that a protocol trains on; None for all."
     return validation_split(n)[0] if run.protocol == 'largeloss' else None
 
-# %% ../../nbs/runs/2_inputs.ipynb #37129d7b
+# %% ../../nbs/runs/2_inputs.ipynb #4bca311c
 class Train(NamedTuple):
     "What a run trains on."
     store:Store        # features, or views of them
@@ -127,7 +127,7 @@ class Test(NamedTuple):
     store:Store        # plain features
     labels:np.ndarray  # int8 (N, C)
 
-# %% ../../nbs/runs/2_inputs.ipynb #aa3de616
+# %% ../../nbs/runs/2_inputs.ipynb #73e75b74
 @dataclass(frozen=True)
 class Inputs:
     "Everything that a run reads, each part read when it is asked for; see `inputs`."
@@ -157,7 +157,7 @@ class Inputs:
         if self.progress: open_features(run, name, self.root, self.device, True)
         return read_features(reading(run), name, self.root, self.device)
 
-# %% ../../nbs/runs/2_inputs.ipynb #f29b1919
+# %% ../../nbs/runs/2_inputs.ipynb #4adf58a2
 def inputs(
     run:Run,
     root:str|Path|None=None, # of the data; features lie in its folder `features`
@@ -167,7 +167,7 @@ def inputs(
     "Everything that a run reads."
     return Inputs(run, root, device, progress)
 
-# %% ../../nbs/runs/2_inputs.ipynb #e793c8ae
+# %% ../../nbs/runs/2_inputs.ipynb #0a68359f
 def to_train(
     x:Inputs,
 )->Train:
@@ -178,7 +178,7 @@ def to_train(
     if keep is None: return Train(store, known, ds.labels)
     return Train(Rows(store, keep), known[keep], ds.labels[keep])
 
-# %% ../../nbs/runs/2_inputs.ipynb #ae3729c8
+# %% ../../nbs/runs/2_inputs.ipynb #393a26b6
 def to_test(
     x:Inputs,
 )->Test:

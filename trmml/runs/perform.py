@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make', 'trained', 'take_over', 'learn', 'describe', 'perform']
 
-# %% ../../nbs/runs/4_perform.ipynb #ffb35a03
+# %% ../../nbs/runs/4_perform.ipynb #e8cf210e
 import hashlib
 import json
 import time
@@ -21,7 +21,7 @@ from .results import (identity, machine, plain, result_file, score_all, stored, 
 from .run import Run, members, origin
 from ..train import fit
 
-# %% ../../nbs/runs/4_perform.ipynb #e7ddded3
+# %% ../../nbs/runs/4_perform.ipynb #cfc36e15
 def make(
     x:Inputs,
 ): # a trmml.train.method.Method, untrained
@@ -29,7 +29,7 @@ def make(
     classes = x.split('train').prompts
     return create(x.run.method, x.clip, classes, **{'seed': x.run.seed, **dict(x.run.settings)})
 
-# %% ../../nbs/runs/4_perform.ipynb #40b48a7c
+# %% ../../nbs/runs/4_perform.ipynb #6debd9c5
 def trained(
     run:Run,
     out:str|Path='results',  # holds runs/
@@ -43,7 +43,7 @@ def trained(
     method.load_state_dict(load_file(path, device=str(device)))
     return method.eval()
 
-# %% ../../nbs/runs/4_perform.ipynb #13756410
+# %% ../../nbs/runs/4_perform.ipynb #9b45dd0d
 def take_over(
     x:Inputs,
     ensemble, # the method of this run
@@ -70,7 +70,7 @@ def learn(
     store, known, truth = x.train
     return fit(method, store, known, x.run.seed, valid, truth, ckpt, progress=x.progress)
 
-# %% ../../nbs/runs/4_perform.ipynb #3463fbda
+# %% ../../nbs/runs/4_perform.ipynb #52ce2e1b
 def describe(
     x:Inputs,
     read:dict,       # as from `identity`
@@ -86,7 +86,7 @@ def describe(
                       versions=versions(), metrics=metrics, mAP=metrics['mAP'], best=best,
                       scores=others, log=log, seconds=seconds, device=str(x.device)))
 
-# %% ../../nbs/runs/4_perform.ipynb #758a903e
+# %% ../../nbs/runs/4_perform.ipynb #78e9b29b
 def perform(
     run:Run,
     root:str|Path|None=None, # of the data

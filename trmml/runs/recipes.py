@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOWER', 'read_recipes', 'entry', 'resolve', 'recipe', 'trial', 'trials', 'chosen', 'standing', 'grid']
 
-# %% ../../nbs/runs/6_recipes.ipynb #e664d165
+# %% ../../nbs/runs/6_recipes.ipynb #8c290ccf
 import itertools
 import tomllib
 from functools import cache
@@ -14,7 +14,7 @@ from ..files import shipped
 from ..methods import METHODS, VANILLA, find
 from .run import Run, stands_for
 
-# %% ../../nbs/runs/6_recipes.ipynb #887fc423
+# %% ../../nbs/runs/6_recipes.ipynb #1733c95f
 @cache
 def read_recipes()->dict: # method -> data set -> its table; 'base' -> name -> settings
     "The file of recipes."
@@ -43,7 +43,7 @@ def recipe(
     table = entry(method, dataset)
     return resolve(table, table.get('settings', {}))
 
-# %% ../../nbs/runs/6_recipes.ipynb #040e843f
+# %% ../../nbs/runs/6_recipes.ipynb #713593ef
 def trial(
     method:str,
     values:dict, # a value of each setting that was tried
@@ -62,7 +62,7 @@ def trials(
     tried = entry(method, dataset)['trials']
     return [trial(method, dict(zip(tried, v)), dataset) for v in itertools.product(*tried.values())]
 
-# %% ../../nbs/runs/6_recipes.ipynb #34a889e4
+# %% ../../nbs/runs/6_recipes.ipynb #f0e45c08
 def chosen(
     method:str,
     backbone:str,             # that a run has
@@ -78,7 +78,7 @@ def chosen(
             for k in ('text', 'image') if k in fixed}
     return {**{k: v for k, v in both.items() if v}, **own}
 
-# %% ../../nbs/runs/6_recipes.ipynb #6b8c3c0c
+# %% ../../nbs/runs/6_recipes.ipynb #5039edd1
 # the ImageNet backbone of a CLIP's size
 TOWER = {'doodle-clip': 'doodle-resnet', 'RN50': 'resnet50', 'RN101': 'resnet101'}
 
@@ -93,7 +93,7 @@ def standing(
     weights = common.get('weights', 'openai') and 'hub'
     return {**common, 'backbone': TOWER.get(backbone, backbone), 'weights': weights}
 
-# %% ../../nbs/runs/6_recipes.ipynb #63cfb2ab
+# %% ../../nbs/runs/6_recipes.ipynb #dfae22e9
 def grid(
     dataset:str,           # a name or a path
     methods:list[str],

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['identity', 'processor', 'machine', 'versions', 'plain', 'score_all', 'result_file', 'weights_file', 'write', 'stored']
 
-# %% ../../nbs/runs/3_results.ipynb #68bf1abd
+# %% ../../nbs/runs/3_results.ipynb #03af00c8
 import json
 import math
 import os
@@ -22,7 +22,7 @@ from .inputs import inputs
 from .run import Run
 from ..train import predict
 
-# %% ../../nbs/runs/3_results.ipynb #37d1dc2e
+# %% ../../nbs/runs/3_results.ipynb #2818312a
 def identity(
     run:Run,
     root:str|Path|None=None, # of the data
@@ -33,7 +33,7 @@ def identity(
     splits = ('train',) if run.held_out else ('train', 'test')
     return dict(weights_hash=x.clip.weights_hash, variants={s: x.split(s).variant for s in splits})
 
-# %% ../../nbs/runs/3_results.ipynb #60f8e424
+# %% ../../nbs/runs/3_results.ipynb #fc2abd8d
 def processor()->str:
     "Name of the processor and what of its instructions PyTorch uses."
     name = platform.processor() or platform.machine()
@@ -54,7 +54,7 @@ def versions()->dict:
     "Versions of what computes."
     return dict(trmml=trmml.__version__, torch=torch.__version__, python=platform.python_version())
 
-# %% ../../nbs/runs/3_results.ipynb #bf511339
+# %% ../../nbs/runs/3_results.ipynb #d185f18b
 def plain(
     x, # anything made of dicts, lists, tuples and values
 ):     # the same, tuples as lists, without entries that are nan
@@ -63,7 +63,7 @@ def plain(
     if not isinstance(x, dict): return x
     return {k: plain(v) for k, v in x.items() if not (isinstance(v, float) and math.isnan(v))}
 
-# %% ../../nbs/runs/3_results.ipynb #ec45882d
+# %% ../../nbs/runs/3_results.ipynb #40f5bd68
 def score_all(
     method,       # trained
     store,        # of images to score
@@ -80,7 +80,7 @@ def score_all(
     if others: method.score = usual
     return out, others
 
-# %% ../../nbs/runs/3_results.ipynb #1ab1db5a
+# %% ../../nbs/runs/3_results.ipynb #ecd114fb
 def result_file(
     run:Run,
     out:str|Path='results', # holds runs/
@@ -106,7 +106,7 @@ def write(
         save_file({k: v.contiguous() for k, v in method.state_dict().items()}, beside)
     write_whole(result_file(run, out), json.dumps(result, indent=1, default=float))
 
-# %% ../../nbs/runs/3_results.ipynb #be775fe3
+# %% ../../nbs/runs/3_results.ipynb #67cf4b35
 def stored(
     run:Run,
     out:str|Path='results',  # holds runs/

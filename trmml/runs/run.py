@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'NUMBERS', 'LATER', 'check_run', 'Run', 'run_key', 'stands_for', 'all_settings', 'members', 'origin']
 
-# %% ../../nbs/runs/1_run.ipynb #b10cbe62
+# %% ../../nbs/runs/1_run.ipynb #4bc77377
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from ..data import ALIASES
 from ..methods import find
 
-# %% ../../nbs/runs/1_run.ipynb #17caf5f9
+# %% ../../nbs/runs/1_run.ipynb #84283e8a
 PROTOCOLS = ('partial', 'single', 'largeloss', 'splc')
 # a run's `features`: dtype of `extract`
 NUMBERS = {'': 'float16', 'float32': 'float32', 'bfloat16': 'bfloat16', 'int8': 'int8'}
 
-# %% ../../nbs/runs/1_run.ipynb #3fb0d142
+# %% ../../nbs/runs/1_run.ipynb #86f5012f
 def check_run(
     run:'Run', # its fields as given
 )->None:
@@ -36,7 +36,7 @@ def check_run(
         raise ValueError(f"features={run.features!r}: use one of {', '.join(map(repr, NUMBERS))}; "
                          f"'' is float16")
 
-# %% ../../nbs/runs/1_run.ipynb #6662139a
+# %% ../../nbs/runs/1_run.ipynb #9c13025e
 @dataclass(frozen=True)
 class Run:
     "Everything that determines a number; `ValueError` for values that no run can have."
@@ -65,7 +65,7 @@ class Run:
     @property
     def key(self)->str: return run_key(self)
 
-# %% ../../nbs/runs/1_run.ipynb #00b222c6
+# %% ../../nbs/runs/1_run.ipynb #c62539a8
 LATER = ('views', 'data', 'features')   # part of the key only if they are set
 
 def run_key(
@@ -75,7 +75,7 @@ def run_key(
     said = {k: v for k, v in asdict(run).items() if v or k not in LATER}
     return hashlib.sha1(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
-# %% ../../nbs/runs/1_run.ipynb #c2047501
+# %% ../../nbs/runs/1_run.ipynb #44d73458
 def stands_for(
     run:Run,
 )->Run:
@@ -98,7 +98,7 @@ def members(
     made_of = find(run.method)[0].made_of(**all_settings(run))
     return [stands_for(replace(run, method=m, settings=s)) for m, s in made_of]
 
-# %% ../../nbs/runs/1_run.ipynb #01c0763e
+# %% ../../nbs/runs/1_run.ipynb #17bb0dee
 def origin(
     run:Run,
 )->Run|None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['registrations', 'worker', 'engine', 'side_by_side', 'waves', 'prepare', 'free_memory', 'perform_all']
 
-# %% ../../nbs/runs/5_schedule.ipynb #ac55987e
+# %% ../../nbs/runs/5_schedule.ipynb #2b65b50e
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -21,7 +21,7 @@ from .perform import perform
 from .results import stored
 from .run import Run, members, origin
 
-# %% ../../nbs/runs/5_schedule.ipynb #38db1477
+# %% ../../nbs/runs/5_schedule.ipynb #4f429064
 def registrations(
     run:Run,
 )->dict: # name -> (class or 'module:class', settings)
@@ -45,7 +45,7 @@ def worker(
     try: perform(run, root, out, device, progress)
     finally: torch.set_num_threads(before)
 
-# %% ../../nbs/runs/5_schedule.ipynb #4707e031
+# %% ../../nbs/runs/5_schedule.ipynb #dfdaf917
 def engine(
     n_jobs:int, # processes on this machine
 ):              # a context in which joblib's `Parallel` uses it
@@ -61,7 +61,7 @@ def engine(
                               f'one with "dask scheduler"') from error
     return parallel_config(backend='dask', n_jobs=-1)
 
-# %% ../../nbs/runs/5_schedule.ipynb #31e23a4b
+# %% ../../nbs/runs/5_schedule.ipynb #1fa07e28
 def side_by_side(
     device:str,
     n:int,           # runs
@@ -75,7 +75,7 @@ def side_by_side(
     need = 2*torch.cuda.memory_allocated(device) + 8*2**30
     return max(1, min(4, n, cpu_count()//2, torch.cuda.mem_get_info(device)[0]//need))
 
-# %% ../../nbs/runs/5_schedule.ipynb #0401c3f6
+# %% ../../nbs/runs/5_schedule.ipynb #e6e67014
 def waves(
     runs:list[Run],
     absent,    # callable: list of Run -> those without a result, each once
@@ -101,7 +101,7 @@ def free_memory()->None:
     read_features.cache_clear()
     torch.cuda.empty_cache()
 
-# %% ../../nbs/runs/5_schedule.ipynb #875f8242
+# %% ../../nbs/runs/5_schedule.ipynb #19b1131b
 def perform_all(
     runs:list[Run],
     root:str|Path|None=None, # of the data
