@@ -1,6 +1,7 @@
 """The CLIP-based peers: published numbers, slow references, training through the one learner."""
 import json
 import math
+import sys
 import warnings
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from torch.testing import assert_close
 
 import trmml.clip
 from trmml import data, runs
+from trmml.features import Rows
 from trmml.labels import partial, single_positive
 from trmml.train import TensorStore, fit, optimizer, predict
 from trmml.train.method import Batch, count_parameters
-from trmml.methods import METHODS, OFFICIAL, TITLES, TRIALS, VANILLA, arguments, create, find, trials
+from trmml.methods import METHODS, OFFICIAL, TITLES, VANILLA, arguments, create, find
 from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, position_shift
 from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept
 from trmml.methods.scpnet import (SCPNet, SETTINGS, Views, adjacency, calibration, consistency, hard_targets, one_cycle,
@@ -554,7 +556,7 @@ def test_as_a_run(name, protocol, doodles, tmp_path):
     result = runs.perform(run, root, tmp_path)
     there = {r.key + s for r in [run, *runs.members(run)] for s in ('.json', '.safetensors')}
     assert 0 < result['mAP'] < 1 and {p.name for p in (tmp_path/'runs').iterdir()} == there and len(there) == (6 if '+' in name else 2)
-    (_, _, _), (test, labels), _, _ = runs.parts(run, root)
+    test, labels = runs.inputs(run, root).test
     assert mean_ap(predict(runs.trained(run, tmp_path, root), test), labels) == pytest.approx(result['mAP'], abs=1e-6)
 
 
@@ -563,10 +565,10 @@ def test_members_of_an_ensemble_are_trained_once(doodles, tmp_path, monkeypatch)
     "What a table has of a member is taken over; the result is that of a training in place."
     root, folder = doodles; given = dict(epochs=2, text_settings=(('n_captions', 100),))
     low, high = (runs.Run(folder, 'taidpt+dualcoop', k, 3, settings=given, image_size=64) for k in (.2, .8))
-    (store, known, truth), (test, labels), train, small = runs.parts(low, root)
+    x = runs.inputs(low, root); (store, known, truth), (test, labels), train, small = x.train, x.test, x.split('train'), x.clip
     whole = create('taidpt+dualcoop', small, train.prompts, seed=3, **given); log = fit(whole, store, known, 3, truth=truth)
-    names, real = [], runs.fit
-    monkeypatch.setattr(runs, 'fit', lambda m, *a, **k: names.append(type(m).__name__) or real(m, *a, **k))
+    performing = sys.modules['trmml.runs.perform']; names, real = [], performing.fit
+    monkeypatch.setattr(performing, 'fit', lambda m, *a, **k: names.append(type(m).__name__) or real(m, *a, **k))
     first, _ = runs.perform_all([low, high], root, tmp_path, n_jobs=1, progress=False)
     assert sorted(names) == ['DualCoOp', 'DualCoOp', 'TaIDPT']           # sentences know nothing of ratios
     assert_close(predict(runs.trained(low, tmp_path, root), test), predict(whole, test), atol=1e-4, rtol=1e-4)
@@ -579,7 +581,7 @@ def test_a_run_of_scpnet_sees_views_of_its_pictures(doodles, tmp_path, recwarn):
     root, folder = doodles
     for held_out in 0., .25:
         r = runs.Run(folder, 'scpnet-frozen', .5, 3, settings=dict(epochs=1, hidden=16), image_size=64, held_out=held_out)
-        (store, known, _), _, train, small = runs.parts(r, root)
+        x = runs.inputs(r, root); (store, known, _), _, train, small = x.train, x.test, x.split('train'), x.clip
         rows = getattr(store, 'rows', torch.arange(24)); assert paths_of(store) == [train.paths[i] for i in rows]
         method = create('scpnet-frozen', small, train.prompts, hidden=16); seen, _ = method.training_set(store, torch.as_tensor(known))
         assert type(seen).__name__ == 'FeatureViews' and len(seen) == len(store) == (18 if held_out else 24)
@@ -601,7 +603,7 @@ def test_towers_that_need_pictures(clip, world):
     store, labels = world
     for name in 'scpnet', 'hspnet':
         with pytest.raises(ValueError, match='tower="frozen"'): fit(quick(name, clip), store, labels)
-    assert paths_of(runs.Rows(TensorStore(store.dense, store.pooled), [1, 2])) is None
+    assert paths_of(Rows(TensorStore(store.dense, store.pooled), [1, 2])) is None
 
 
 # ---- what is written about them
@@ -620,9 +622,9 @@ def test_defaults_are_the_official_ones():
     assert (scale('scpnet', 'sharpness'), scale('hspnet', 'sharpness')) == (10., 10.)
 
 
-@pytest.mark.parametrize('name', TRIALS)
+@pytest.mark.parametrize('name', [m for m in runs.read_recipes() if runs.entry(m).get('trials')])
 def test_no_method_gets_more_trials(name):
-    assert len(trials(name)) == 12 == len({json.dumps(t, sort_keys=True) for t in trials(name)}) and name in METHODS
+    assert len(runs.trials(name)) == 12 == len({json.dumps(t, sort_keys=True) for t in runs.trials(name)}) and name in METHODS
 
 
 def test_a_method_of_ones_own_is_short():

@@ -1,11 +1,15 @@
 """Runs end to end on two dozen drawn pictures: result files, staleness, kill -9 in the middle, and what can be wrong."""
+import importlib
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +24,7 @@ from trmml import clip as clips
 from trmml.train import learner; from trmml import runs
 from trmml.train import predict
 from trmml.metrics import mean_ap
-from trmml.runs import Run, perform, perform_all, stored, trained
+from trmml.runs import Run, forget, perform, perform_all, replace, stored, trained
 
 CLASSES = ['red square', 'green disc', 'blue bar', 'white ring']
 EPOCHS = 30                                      # of a run that is killed; a checkpoint every 5
@@ -69,11 +73,6 @@ def world(drawn, tmp_path):
     return Path(shutil.copytree(drawn, tmp_path/'world'))
 
 
-def forget():
-    "As in a new process."
-    for f in (runs.load_clip, runs.load_split, runs.load_features): f.cache_clear()
-
-
 @pytest.fixture(autouse=True)
 def new_process():
     threads = torch.get_num_threads()
@@ -95,6 +94,7 @@ def change(folder, split, edit):
     path.write_text(json.dumps(doc))
 
 
+def part(name): return importlib.import_module(f'trmml.runs.{name}')   # `trmml.runs.perform` is the function
 def names(out): return sorted(p.name for p in Path(out).rglob('*') if p.is_file())
 def strict(path):
     def refuse(constant): raise AssertionError(f'{path} is not JSON: it holds {constant}')
@@ -109,12 +109,12 @@ def test_a_run_leaves_its_result_and_its_weights(world, tmp_path, method):
     assert stored(r, out, tmp_path) is None
     result = perform(r, tmp_path, out)
     assert names(out) == [f'{r.key}.json', f'{r.key}.safetensors'] and not list(tmp_path.rglob('*.tmp'))
-    assert strict(out/'runs'/f'{r.key}.json') == stored(r, out, tmp_path) == stored(r, out, root=False) == json.loads(json.dumps(result))
+    assert strict(out/'runs'/f'{r.key}.json') == stored(r, out, tmp_path) == stored(r, out, check=False) == json.loads(json.dumps(result))
     assert 0 < result['mAP'] <= 1 and set(result['metrics']['AP']) == set(CLASSES)
     assert (result['train_images'], result['test_images'], len(result['log'])) == (16, 8, 2 if method in ('trmml', 'dualcoop') else 0)
     again = trained(r, out, tmp_path)
-    store = runs.load_features('doodle-clip', '', 64, 'cpu', str(world), 'test', tmp_path, 'negative')
-    assert mean_ap(predict(again, store), runs.load_split(str(world), 'test', tmp_path, 'negative').labels) == result['mAP']
+    test = runs.inputs(r, tmp_path).test
+    assert mean_ap(predict(again, test.store), test.labels) == result['mAP']
 
 
 def test_trained_trains_what_is_not_there(world, tmp_path):
@@ -153,8 +153,8 @@ def one_by_one(drawn, tmp_path_factory):
 
 
 def test_each_score_is_predicted_once(monkeypatch):
-    method, asked = SimpleNamespace(score='query'), []
-    monkeypatch.setattr(runs, 'predict', lambda m, store: asked.append(m.score) or torch.tensor([[.9, .2], [.1, .8], [.7, .3]]) + .01*len(asked))
+    method, asked = SimpleNamespace(score='query', score_kinds=('region', 'query', 'mean')), []
+    monkeypatch.setattr(part('results'), 'predict', lambda m, store: asked.append(m.score) or torch.tensor([[.9, .2], [.1, .8], [.7, .3]]) + .01*len(asked))
     out, others = runs.score_all(method, None, torch.tensor([[1, -1], [-1, 1], [-1, -1]]), ['a', 'b'])
     assert asked == ['query', 'region', 'mean'] and method.score == 'query'
     assert others['query'] == out['mAP'] and list(others) == ['region', 'query', 'mean']
@@ -169,12 +169,12 @@ def test_perform_all_and_nothing_the_second_time(drawn, one_by_one, tmp_path, mo
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out/'runs').iterdir()}
 
     def refuse(*args, **kwargs): raise AssertionError('trained again')
-    monkeypatch.setattr(runs, 'fit', refuse)
-    monkeypatch.setattr(runs, 'perform', refuse)
+    monkeypatch.setattr(part('perform'), 'fit', refuse)
+    monkeypatch.setattr(part('schedule'), 'perform', refuse)
     assert perform_all(many(drawn), out, out, n_jobs=n_jobs, progress=False) == results
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out/'runs').iterdir()} == before
     monkeypatch.undo()
-    monkeypatch.setattr(runs, 'fit', refuse)                          # the trap is a real one
+    monkeypatch.setattr(part('perform'), 'fit', refuse)                          # the trap is a real one
     with pytest.raises(AssertionError, match='trained again'): perform_all([run(drawn, seed=7)], out, out, n_jobs=1, progress=False)
 
 
@@ -246,7 +246,7 @@ def test_other_weights_make_a_result_stale(world, tmp_path):
     old = perform(r, tmp_path, out)
     save_weights(clips.load('doodle-clip', None, seed=1).model, path)
     forget()
-    assert stored(r, out, tmp_path) is None and stored(r, out, root=False) is not None
+    assert stored(r, out, tmp_path) is None and stored(r, out, check=False) is not None
     [new] = perform_all([r], tmp_path, out, n_jobs=1, progress=False)
     assert new['weights_hash'] != old['weights_hash'] and stored(r, out, tmp_path) == new
     assert new['mAP'] == perform(r, tmp_path, tmp_path/'elsewhere')['mAP']
@@ -328,13 +328,13 @@ def test_checkpoint_of_other_labels_is_not_gone_on_from(world, tmp_path, monkeyp
 @pytest.mark.parametrize('what', ['save_file', 'json'])
 def test_killed_while_writing(world, tmp_path, monkeypatch, what):
     r, out = run(world), tmp_path/'out'
-    def half(text, path):
-        Path(path).write_bytes(text[:len(text)//2])
+    def half(data, path):
+        with open(path, 'wb') as f: f.write(data[:len(data)//2])
         raise Killed
-    runs.parts(r, tmp_path)                                           # features are there
+    x = runs.inputs(r, tmp_path); x.train, x.test                     # features are there
     with monkeypatch.context() as m:
-        if what == 'save_file': m.setattr(runs, 'save_file', lambda tensors, path: half(b'0'*1000, path))
-        else: m.setattr(Path, 'write_text', lambda path, text, *args, **kwargs: half(text.encode(), path))
+        if what == 'save_file': m.setattr(part('results'), 'save_file', lambda tensors, path: half(b'0'*1000, path))
+        else: m.setattr(Path, 'write_bytes', lambda path, data: half(data, path))
         with pytest.raises(Killed): perform(r, tmp_path, out)
     final = [n for n in names(out) if not n.endswith('.tmp')]
     assert f'{r.key}.json' not in final and (what == 'json' or f'{r.key}.safetensors' not in final)
@@ -445,3 +445,159 @@ def test_class_without_a_positive_in_test_is_skipped_and_named(world, tmp_path):
     assert metrics['skipped'] == ['white ring'] and set(metrics['AP']) == set(CLASSES[:3])
     assert metrics['mAP'] == pytest.approx(np.mean(list(metrics['AP'].values())))
     strict(tmp_path/'out'/'runs'/f'{r.key}.json')
+
+
+# ---- nothing of a description is lost on the way to what it names
+
+FLIPPED = dict(dataset='elsewhere', method='dualcoop', known=.25, seed=1, protocol='single', settings=(('lr', 1e-3),), backbone='RN50',
+               weights='other', image_size=32, difficult='skip', held_out=.25, version=3, views=2, data=(('prompts', 'raw'),), features='int8')
+ELSEWHERE = {'method', 'settings', 'version'}   # of the method, or of the key alone: nothing that is read depends on them
+
+
+@pytest.fixture
+def readers(monkeypatch):
+    "What the encoder, the data set and the features are asked for, in place of reading them."
+    module, seen = part('inputs'), []
+    labels = np.where(np.random.RandomState(0).rand(20, 4) < .5, 1, -1).astype(np.int8)
+    class Dataset:
+        name, prompts, classes = 'drawn', CLASSES, CLASSES
+        def __len__(self): return 20
+    class Store:
+        def __init__(self, *asked): self.asked = asked
+        def __len__(self): return 20
+        def in_memory(self, **where): return self
+    def load(name, split, root, **how):
+        ds = Dataset(); ds.paths, ds.labels, ds.variant = [f'{split}/{i}' for i in range(20)], labels, split
+        seen.append(('data', name, split, root, how)); return ds
+    monkeypatch.setattr(module.clips, 'load', lambda *how, **more: seen.append(('clip', *how)) or SimpleNamespace(weights_hash='h', how=how))
+    monkeypatch.setattr(module, 'load', load)
+    monkeypatch.setattr(module, 'open_views', lambda clip, ds, views, root, **how: seen.append(('features', clip.how, views, root, how)) or Store(views))
+    return seen
+
+
+def read_all(r, seen):
+    "Everything that is asked for, and what training and scoring get."
+    forget(); seen.clear()
+    x = runs.inputs(r, Path('root'), 'cpu')
+    train, test = x.train, x.test
+    return repr((seen, train.known.tolist(), train.truth.tolist(), len(train.store), len(test.store)))
+
+
+def test_every_field_is_flipped(): assert set(FLIPPED) == {f.name for f in fields(Run)}
+
+
+@pytest.mark.parametrize('field', FLIPPED)
+def test_every_field_arrives_where_it_is_read(readers, field):
+    base = Run('somewhere', 'trmml', known=.5, backbone='doodle-clip', weights='', image_size=64)
+    assert (read_all(base, readers) != read_all(replace(base, **{field: FLIPPED[field]}), readers)) == (field not in ELSEWHERE)
+    assert base.key != replace(base, **{field: FLIPPED[field]}).key
+
+
+@pytest.mark.parametrize('field', ['dataset', 'backbone', 'weights', 'image_size', 'difficult', 'data', 'features'])
+def test_every_field_arrives_where_regions_are_measured(readers, monkeypatch, field):
+    from trmml.report import region_quality
+    class Done(Exception): "Far enough."
+    def stop(method, ds, store, rows): raise Done
+    monkeypatch.setattr(region_quality, 'class_maps', stop); monkeypatch.setattr(region_quality, 'trained', lambda *a: None)
+    asked = []
+    for r in (base := Run('somewhere', 'trmml', known=.5, backbone='doodle-clip', weights='', image_size=64), replace(base, **{field: FLIPPED[field]})):
+        forget(); readers.clear()
+        with pytest.raises(Done): region_quality.pairs_of(r, 'test', 5, Path('root'))
+        asked.append(repr(readers))
+    assert asked[0] != asked[1]
+
+
+def test_runs_that_read_the_same_read_it_once(readers):
+    forget()
+    a, b = Run('somewhere', 'trmml', weights='', image_size=64), Run('somewhere', 'dualcoop', .1, 3, 'splc', weights='', image_size=64)
+    for r in (a, b, replace(a, held_out=.2)): x = runs.inputs(r, Path('root')); x.train, x.test
+    assert sorted(s[0] for s in readers) == ['clip', 'data', 'data', 'features', 'features']
+
+
+# ---- results without data
+
+def test_a_result_is_shown_without_its_data(world, tmp_path):
+    r, out = run(world), tmp_path/'out'
+    result = perform(r, tmp_path, out)
+    shutil.rmtree(world); forget()
+    assert stored(r, out, tmp_path, check=False)['mAP'] == result['mAP']
+    with pytest.raises(FileNotFoundError): stored(r, out, tmp_path)
+
+
+# ---- methods of one's own, in other processes
+
+OWN = """
+import sys
+from pathlib import Path
+from trmml import runs
+from trmml.methods import register
+from trmml.methods.coop import CoOp
+
+class Top(CoOp):
+    "CoOp with scores turned round."
+    turned = 0
+    def scores(self, x): return (self.turned - super().scores(x)).abs()
+
+if __name__ == '__main__':
+    world, out = sys.argv[1:]
+    register('top', Top)
+    some = [runs.Run(world, 'top', .5, s, settings=dict(epochs=1, batch=8), weights='', image_size=64) for s in (0, 1)]
+    print([r['mAP'] for r in runs.perform_all(some, out, out + '/together', n_jobs=2, progress=False)])
+    print([r['mAP'] for r in runs.perform_all(some, out, out + '/alone', n_jobs=1, progress=False)])
+"""
+
+
+def test_a_registered_method_works_with_any_number_of_workers(world, tmp_path):
+    (tmp_path/'own.py').write_text(OWN)
+    done = subprocess.run([sys.executable, '-W', 'ignore', tmp_path/'own.py', world, tmp_path/'out'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    together, alone = done.stdout.splitlines()[-2:]
+    assert together == alone
+
+
+# ---- recipes
+
+TABLES = Path(__file__).resolve().parents[1]/'results'/'tables'
+
+
+def test_recipes_are_what_the_choices_found():
+    "The best trial of each method, in the tables that the notebooks of the choices wrote."
+    import pandas as pd
+    from trmml.methods import TITLES
+    t = pd.read_csv(TABLES/'choices-doodles.csv')
+    best = t.loc[t.groupby('method')['mean'].idxmax()].set_index('method')
+    found = {m for m in runs.read_recipes() if m != 'base' and runs.entry(m)['backbone'] == 'doodle-clip'}
+    assert {TITLES[m] for m in found} == set(best.index)
+    for m in found:
+        values = dict(zip(runs.entry(m)['trials'], best.loc[TITLES[m], ['lr', 'sharpness']]))
+        assert runs.chosen(m, 'doodle-clip') == runs.trial(m, values), m
+        assert len(t[t.method == TITLES[m]]) == 12
+
+
+def test_recipes_are_what_the_choices_for_imagenet_found():
+    import pandas as pd
+    t = pd.read_csv(TABLES/'choices-vanilla.csv')
+    assert len(set(t.method)) == 11
+    for m, tried in t.groupby('method'):
+        assert tried.settings.tolist() == [str(o) for o in runs.trials(f'{m}-frozen')]
+        assert str(runs.chosen(f'{m}-frozen', 'doodle-resnet')) and runs.chosen(f'{m}-frozen', 'doodle-resnet') == runs.trials(f'{m}-frozen')[tried.mAP.argmax()]
+
+
+CHOSEN = {   # as they were when they stood in the code
+    ('trmml', 'doodle-clip', 'partial'): dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=20, batch=128, lr=5e-4, gain=1.),
+    ('scpnet-frozen', 'doodle-clip', 'single'): dict(epochs=20, batch=128, stretch=1., lr=4e-5, sharpness=.3, gcn_lr=5*4e-5),
+    ('taidpt', 'doodle-clip', 'splc'): dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=20, batch=128, lr=1e-2, kappa=.5, kappa_test=.8*.5),
+    ('dualcoop', 'RN50', 'splc'): dict(unknown='negative'), ('hspnet', 'doodle-clip', 'partial'): {}, ('zeroshot', 'doodle-clip', 'partial'): {},
+    ('role-frozen', 'doodle-resnet', 'single'): dict(optimizer='adamw', schedule='onecycle', weight_decay=1e-2, epochs=20, batch=32, drop=0, head_lr=1., k=1.9,
+                                                     lr=.03, theta_lr=3.)}
+
+
+@pytest.mark.parametrize('name, backbone, protocol', CHOSEN)
+def test_recipes_keep_their_values(name, backbone, protocol):
+    got, want = runs.chosen(name, backbone, protocol), CHOSEN[name, backbone, protocol]
+    assert got == want and {k: type(v) for k, v in got.items()} == {k: type(v) for k, v in want.items()}   # 20 and 20. would be two runs
+
+
+def test_grids_keep_their_keys():
+    grid = runs.grid('doodles', ['sarb-frozen', 'taidpt+trmml', 'hspnet-frozen', 'coop'], [.1], [0])
+    assert [r.key for r in grid] == ['4e3d389f1440b584', 'f94eacac04aafae8', '68137eba80e87513', '184dac70aa3ad5d3']

@@ -12,7 +12,8 @@ from torch.testing import assert_close
 
 from trmml import data
 from trmml.labels import partial, single_positive
-from trmml.methods import VANILLA, create, trials
+from trmml.methods import VANILLA, create
+from trmml.runs import trials
 from trmml.methods.graphs import SST, across, blend_instances, blend_prototypes, sst_theta, within
 from trmml.methods.imagenet import LargeLoss, predicted
 from trmml.metrics import mean_ap

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from test_runs import draw_world, forget, names, run, strict
+from test_runs import draw_world, names, part, run, strict
 from trmml import clip as clips
-from trmml import runs; from trmml.features import views
-from trmml.features import FeatureStore, extract, seeded
+from trmml.features import views
+from trmml.features import FeatureStore, Rows, extract, seeded
 from trmml.train import epoch_rows
-from trmml.runs import Rows, Run, perform, stored, trained
+from trmml.runs import Run, forget, perform, stored, trained
 from trmml.features.augment import OPS, Augment, alter, cutout, magnitude, read_policies
 from trmml.features.views import Live, Views, open_views
 
@@ -199,8 +199,8 @@ def test_run_refuses(world, v):
 @pytest.mark.parametrize('held_out', [0., .25])
 def test_runs_train_on_views_and_score_plain_features(world, tmp_path, monkeypatch, held_out):
     "Three results, three trained methods; whatever is scored is read from the plain store."
-    scored, predict = [], runs.predict
-    monkeypatch.setattr(runs, 'predict', lambda method, store, *a: scored.append(store) or predict(method, store, *a))
+    scored, predict = [], part('results').predict
+    monkeypatch.setattr(part('results'), 'predict', lambda method, store, *a: scored.append(store) or predict(method, store, *a))
     weights = {}
     for v in (0, 2, -1):
         r, out = replace(run(world, lr=1e-2, held_out=held_out), views=v), tmp_path/'out'

@@ -9,4 +9,3 @@ __all__ = []
 from .registry import (
     IMAGENET_METHODS, METHODS, TITLES, VANILLA, create, find, register)
 from .official import OFFICIAL, arguments, default
-from .trials import TRIALS, trial, trials

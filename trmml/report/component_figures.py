@@ -10,7 +10,10 @@ __all__ = ['effect', 'said', 'by_ratio', 'step', 'waterfall', 'gain_curve', 'gai
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from .. import runs
+from ..methods import TITLES
+from .sentences import claim
+from .statistics import paired
+from ..runs import stored
 from .figures import style
 from ..viz import bars
 
@@ -19,11 +22,11 @@ def effect(df, a, b):
     "Paired difference of two rows (percent points), or None where one was not run."
     if not {a, b} <= set(df.method): return None
     w = df.pivot_table(index=['known', 'seed'], columns='method', values='mAP')
-    return runs.paired(df, a, b) if len(w[[a, b]].dropna()) else None
+    return paired(df, a, b) if len(w[[a, b]].dropna()) else None
 
 def said(df, a, b):
     "One sentence on a against b, or that one of them was not run."
-    return f'{a} against {b}: not run.' if effect(df, a, b) is None else runs.claim(df, a, b)
+    return f'{a} against {b}: not run.' if effect(df, a, b) is None else claim(df, a, b)
 
 def by_ratio(
     df:pd.DataFrame, # method, known, seed, mAP
@@ -146,7 +149,7 @@ def dots(
         ax.errorbar(g.loc[known].loc[there, 'mean'], y, xerr=g.loc[known].loc[there,
             'std'].fillna(0), fmt=marker, color=color, ms=4, label=known)
     ax.set(yticks=range(len(order)), ylim=(-.5, len(order) - .5),
-           yticklabels=[runs.TITLES.get(m, m) for m in order], xlabel='mAP (%)')
+           yticklabels=[TITLES.get(m, m) for m in order], xlabel='mAP (%)')
     ax.set_title(title, fontsize=10)
     ax.invert_yaxis()
     ax.tick_params(labelsize=9)
@@ -172,7 +175,7 @@ def panels(
             t = g.loc[m].reindex(columns)
             look = style(m)
             ax.errorbar(np.arange(len(columns)) + .06*(i - (len(order) - 1)/2), t['mean'], t['std'],
-                        capsize=3, ms=5, lw=1.4, label=runs.TITLES.get(m, m), **look)
+                        capsize=3, ms=5, lw=1.4, label=TITLES.get(m, m), **look)
         if title in chance:
             ax.plot([chance[title].get(c, np.nan) for c in columns], 'x-', color='#999999', lw=1,
                     ms=5, label='by chance')
@@ -203,7 +206,7 @@ def pseudo(
                     log[-1]) if first else log[-1]
     rows = [dict(label=k, known=100*r.known, **{q: 100*row[f'pseudo_{q}'] for q in keys
                                                 if row.get(f'pseudo_{q}') is not None})
-            for k, g in grids.items() for r in g if (x := runs.stored(r, out, root=False))
+            for k, g in grids.items() for r in g if (x := stored(r, out, check=False))
             and x['log'] for row in [epoch(x['log'])]]
     return pd.DataFrame(rows).groupby(['label', 'known'],
                                       sort=False).mean().round(1) if rows else pd.DataFrame()

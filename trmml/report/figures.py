@@ -104,7 +104,7 @@ def ratio_axes(
 
 # %% ../../nbs/report/3_figures.ipynb #83199efc
 def curves(
-    df:pd.DataFrame,   # columns method, known, seed, mAP (percent), as from `trmml.runs.frame`
+    df:pd.DataFrame,   # columns method, known, seed, mAP (percent), as from `trmml.report.frame`
     ax:Axes|None=None, # None: new ones
     paper:pd.DataFrame|None=None, # published rows: method and percentages in columns '10' to '90'
     flat:tuple=FLAT,              # methods drawn as a horizontal line

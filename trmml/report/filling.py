@@ -26,7 +26,9 @@ from ..features import extract
 from ..labels import partial
 from ..train import fit, predict
 from ..methods import TITLES, create
-from ..runs import Rows, chosen, write_whole
+from ..features import Rows
+from ..files import write_whole
+from ..runs import chosen
 
 # %% ../../nbs/report/8_filling.ipynb #157a9748
 def fill_quality(

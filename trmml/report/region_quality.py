@@ -10,7 +10,7 @@ __all__ = ['SIZES', 'MEASURES', 'FINE', 'THRESHOLDS', 'judge_maps', 'to_power', 
 import numpy as np
 import pandas as pd
 import torch
-from .. import runs
+from ..runs import Run, inputs, trained
 from ..viz import class_maps
 from ..metrics import average_precision, box_masks, energy_in_box, map_iou, pointing_game
 from ..regions import entropy
@@ -68,21 +68,19 @@ def equal_spread(
 
 # %% ../../nbs/report/6_region_quality.ipynb #805317fa
 def pairs_of(
-    run:runs.Run,     # trained
+    run:Run,     # trained
     split:str, limit:int,   # 'train' or 'test'; pictures, drawn with the seed 0
     root=None, out='results', device='cpu',
 ):                    # maps, boxes, row of each pair in the split, its class column
     "Maps and boxes of the classes in some pictures."
-    ds = runs.load_split(run.dataset, split, root, run.difficult, run.data)
-    method = runs.trained(run, out, root, device)
-    store = runs.load_features(run.backbone, run.weights, run.image_size, device, run.dataset,
-                               split, root, run.difficult, 0, run.data)
+    x, method = inputs(run, root, device), trained(run, out, root, device)
+    ds, store = x.split(split), x.features(split)
     some = np.random.RandomState(0).permutation(len(ds))[:limit]
     maps, image, label, boxes = class_maps(method, ds, store, some)
     return maps, boxes, some[image], label
 
 def measure(
-    run:runs.Run, root=None, out='results', device='cpu',
+    run:Run, root=None, out='results', device='cpu',
     limit=1000,       # pictures of test; a third as many of train choose threshold and power
 )->pd.DataFrame:      # one row a pair: hit, energy, even, iou, share, image, label; threshold and power are in `.attrs`
     "Region measures of one trained run."

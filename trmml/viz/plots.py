@@ -89,7 +89,7 @@ def bar(
                 fontsize=8)
 
 def bars(
-    effects:dict,          # name -> dict(mean, low, high), as from `trmml.runs.paired`
+    effects:dict,          # name -> dict(mean, low, high), as from `trmml.report.paired`
     ax:Axes|None=None,     # None: new ones
     unit:str='mAP, points',
     color:str='#0072B2',
