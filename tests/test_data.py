@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from trmml.labels import check_trainable
-from trmml.data import (BOX_COLUMNS, VOC_CLASSES, _coco_boxes, _entries, box_pairs, clean_name,
-                        data_root, decode_rle, load, open_image)
+from trmml.data import BOX_COLUMNS, VOC_CLASSES, box_pairs, clean_name, data_root, decode_rle, load, open_image
+from trmml.data.coco import _coco_boxes, _entries
 
 COCO128 = Path(__file__).resolve().parents[2]/'shared'/'data'/'coco128'
 

@@ -1,4 +1,5 @@
 """Every known data set from small folders of its published layout; the choices in which peers differ; broken label files."""
+import inspect
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from PIL import Image
 from trmml.data import vg200
 from trmml.data.annotation_cache import cache_file
 from trmml.data.cub200 import attribute_words
-from trmml.data import ALIASES, PEERS, READERS, VOC_CLASSES, as_peer, box_pairs, load
+from trmml.data import ALIASES, PEERS, READERS, SETTINGS, VOC_CLASSES, as_peer, box_pairs, load
 from trmml.labels import large_loss
 from trmml.data.published import published
 from trmml.data.nuswide import CONCEPTS
@@ -393,6 +394,19 @@ def test_vg_missing_photos(vg):
 
 # ---- all of them
 
+@pytest.mark.parametrize('name', READERS)
+def test_every_known_name_has_a_reader(name):
+    parameters = list(inspect.signature(READERS[name]).parameters.values())
+    assert [p.name for p in parameters[:2]] == ['root', 'split'] and parameters[-1].kind == inspect.Parameter.VAR_KEYWORD
+    assert all(p.default is not p.empty for p in parameters[2:-1])
+
+
+def test_short_names_and_settings_are_of_known_data_sets():
+    assert set(ALIASES.values()) | set(PEERS) <= set(READERS) and set(SETTINGS) <= {*READERS, 'table', 'folder'}
+    known = {n: set(inspect.signature(READERS[n]).parameters) for n in SETTINGS if n in ('vg200', 'nuswide', 'cub200')}
+    assert all(set(SETTINGS[n]) <= known[n] for n in known)
+
+
 @pytest.mark.parametrize('name', [n for n in [*READERS, *ALIASES] if n != 'doodles'])
 def test_what_is_missing_is_told_for_each_name(tmp_path, name):
     with pytest.raises(FileNotFoundError) as caught: load(name, root=tmp_path)
@@ -456,9 +470,9 @@ def test_annotations_of_coco_size_are_read_in_time_and_memory_and_from_their_cac
 
 
 def test_a_cache_is_never_stale(tmp_path, monkeypatch):
-    from trmml import data
+    from trmml.data import annotation_cache, coco as reader
     monkeypatch.setenv('TRMML_DATA', str(tmp_path))
-    monkeypatch.setattr(data, 'cached', lambda read, path, choices, folder: __import__('trmml.data.annotation_cache').cache.cached(read, path, choices, folder, least=0))
+    monkeypatch.setattr(reader, 'cached', lambda read, path, choices, folder: annotation_cache.cached(read, path, choices, folder, least=0))
     base = coco(tmp_path, IMAGES, ANN)
     fresh, kept = load('coco'), load('coco')
     assert kept.variant == fresh.variant and kept.boxes.equals(fresh.boxes) and (kept.sizes == fresh.sizes).all() and kept.card == fresh.card

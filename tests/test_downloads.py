@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 import trmml.data
-from trmml.data import downloads
-from trmml.data.downloads import File, download, fetch, unpack
+from trmml.data import downloads, fetch as engine
+from trmml.data.downloads import download
+from trmml.data.fetch import File, fetch, unpack
 
 BODY = bytes(os.urandom(1 << 16))*40             # 2.6 MB, more than two blocks
 
@@ -114,7 +115,7 @@ def test_a_download_that_gave_up_is_gone_on_with_later(site, tmp_path):
 def test_a_process_that_is_killed_leaves_a_part_to_go_on_with(site, tmp_path):
     f = file(site)
     site.how['a.bin'] = dict(slow=.2)
-    code = f'from trmml.data.downloads import File, fetch\nfetch(File({f.name!r}, {f.urls!r}, {f.size}, {f.sha256!r}), {str(tmp_path)!r})'
+    code = f'from trmml.data.fetch import File, fetch\nfetch(File({f.name!r}, {f.urls!r}, {f.size}, {f.sha256!r}), {str(tmp_path)!r})'
     child = subprocess.Popen([sys.executable, '-c', code])
     part, end = tmp_path/'a.bin.part', time.time() + 60
     while not (part.exists() and part.stat().st_size) and time.time() < end: time.sleep(.05)
@@ -205,14 +206,14 @@ def test_no_server_at_all(tmp_path):
 def test_two_at_once(site, tmp_path):
     f = file(site)
     site.how['a.bin'] = dict(slow=.05)
-    code = f'from trmml.data.downloads import File, fetch\nprint(len(fetch(File({f.name!r}, {f.urls!r}, {f.size}, {f.sha256!r}), {str(tmp_path)!r}).read_bytes()))'
+    code = f'from trmml.data.fetch import File, fetch\nprint(len(fetch(File({f.name!r}, {f.urls!r}, {f.size}, {f.sha256!r}), {str(tmp_path)!r}).read_bytes()))'
     children = [subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [c.communicate(timeout=120)[0].strip() for c in children] == [str(len(BODY))]*2
     assert (tmp_path/'a.bin').read_bytes() == BODY and len(site.asked) == 1       # the second waited and found it
 
 
 def test_no_room(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads.shutil, 'disk_usage', lambda p: type('U', (), dict(free=10)))
+    monkeypatch.setattr(engine.shutil, 'disk_usage', lambda p: type('U', (), dict(free=10)))
     with pytest.raises(OSError, match='a.bin needs .* make room or choose another root='): get(file(site), tmp_path)
     assert site.asked == [] and left(tmp_path) == []
 
@@ -314,7 +315,7 @@ def test_unpacking_that_was_interrupted_is_done_again(site, tmp_path, monkeypatc
     files = catalogue(site, 'voc2007', voc_tars())
     def broken(source, target): raise KeyboardInterrupt
     with monkeypatch.context() as m:
-        m.setattr(downloads, '_merge', broken)
+        m.setattr(engine, '_merge', broken)
         with pytest.raises(KeyboardInterrupt): download('voc', tmp_path, progress=False, files=files)
     assert not (tmp_path/'VOCdevkit').exists() and not list((tmp_path/'downloads').glob('*.done'))
     download('voc', tmp_path, progress=False, files=files)

@@ -209,8 +209,8 @@ def test_scpnet_cub_lists():
 
 
 def test_vg_lists():
-    from trmml.data.vg200 import _list
-    train, test = (_list(found(f'ssgrl/{s}_list_500.txt')) for s in ('train', 'test'))
+    from trmml.data.vg200 import read_photos
+    train, test = (read_photos(found(f'ssgrl/{s}_list_500.txt')) for s in ('train', 'test'))
     assert (len(train), len(test)) == (82904, 10000) and not set(train) & set(test)
 
 

@@ -1,4 +1,4 @@
-"""Your own photos: from a table with blanks to predictions as data/1_data and the README show it, the tutorial on photographs, the front door."""
+"""Your own photos: from a table with blanks to predictions as data/00_data and the README show it, the tutorial on photographs, the front door."""
 import importlib
 import inspect
 import shutil
@@ -22,7 +22,7 @@ COCO128 = ROOT.parent/'shared'/'data'/'coco128'
 
 @pytest.fixture
 def lines():
-    cells = [c.source for c in nbformat.read(ROOT/'nbs'/'data/1_data.ipynb', 4).cells if c.cell_type == 'code' and 'trmml.data.load(labels_csv)' in c.source]
+    cells = [c.source for c in nbformat.read(ROOT/'nbs'/'data/00_data.ipynb', 4).cells if c.cell_type == 'code' and 'trmml.data.load(labels_csv)' in c.source]
     assert len(cells) == 1
     return cells[0]
 
@@ -39,7 +39,7 @@ def test_from_a_table_with_blanks_to_predictions(lines, tmp_path, monkeypatch):
     whole = load(COCO128)
     labels_csv = write_csv(tmp_path/'labels.csv', whole.paths, whole.classes, partial(whole.labels, .33))
     given = dict(labels_csv=labels_csv, predictions_csv=tmp_path/'predictions.csv')
-    exec(compile(lines, 'data/1_data', 'exec'), given)
+    exec(compile(lines, 'data/00_data', 'exec'), given)
     ds, out = given['ds'], pd.read_csv(tmp_path/'predictions.csv', index_col='image')
     assert (ds.labels == partial(whole.labels, .33)).all() and .3 < ds.card['known'] < .36
     assert list(out.index) == whole.paths and list(out.columns) == whole.classes and out.to_numpy().min() >= 0 and out.to_numpy().max() <= 1

@@ -16,9 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..data import table as tables
+from ..data import CODE, check_header, convert_cells, parse_table, read_cells, table_paths
 from ..labels import check_labels, statistics
-from ..data.table import CODE, convert_cells, parse_table
 
 # %% ../../nbs/photos/01_given.ipynb #cef5ddf0
 IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
@@ -73,11 +72,7 @@ def of_list(photos):
 
 def beside(table, folder, source):
     "Paths of the photos that a table names, below a folder; the message speaks as this room does."
-    try: return tables._paths(table, folder, source)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(str(error).replace('or name the folder they are in (images= of '
-                                                   'load)',
-                                                   'or give the folder they are in as photos')) from None
+    return table_paths(table, folder, source, 'or give the folder they are in as photos')
 
 # %% ../../nbs/photos/01_given.ipynb #7db2f5d7
 def list_photos(
@@ -142,8 +137,8 @@ def from_file(path, classes):
     if classes is None:
         t = parse_table(path)
         return Table(t['names'], t['classes'], t['labels'], t['rows'], str(path))
-    header, cells, rows = tables._cells(path)
-    tables._check_header(header, path)
+    header, cells, rows = read_cells(path)
+    check_header(header, path)
     wanted = choose(header[1:], classes, path)
     at = [header.index(c) for c in wanted]
     Y = convert_cells([[str(r[k]) for k in at] for r in cells], wanted, rows, path)
