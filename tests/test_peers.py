@@ -22,8 +22,10 @@ from trmml.train.method import Batch, count_parameters
 from trmml.methods import METHODS, OFFICIAL, TITLES, VANILLA, arguments, create, find
 from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, position_shift
 from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept
-from trmml.methods.scpnet import (SCPNet, SETTINGS, Views, adjacency, calibration, consistency, hard_targets, one_cycle,
-                                  paths_of, random_change, splc_loss, thresholds)
+from trmml.methods.averaging import cycle as one_cycle
+from trmml.methods.class_graph import adjacency, calibration
+from trmml.methods.scpnet import SCPNet, SETTINGS, consistency, hard_targets, splc_loss, thresholds
+from trmml.features.augment import random_change
 from trmml.methods.ensemble import ensemble
 from trmml.methods.taidpt import TaIDPT, caption_labels, local_scores, phrases, SYNONYMS, unplaced_features
 from trmml.metrics import average_precision, mean_ap
@@ -582,7 +584,7 @@ def test_a_run_of_scpnet_sees_views_of_its_pictures(doodles, tmp_path, recwarn):
     for held_out in 0., .25:
         r = runs.Run(folder, 'scpnet-frozen', .5, 3, settings=dict(epochs=1, hidden=16), image_size=64, held_out=held_out)
         x = runs.inputs(r, root); (store, known, _), _, train, small = x.train, x.test, x.split('train'), x.clip
-        rows = getattr(store, 'rows', torch.arange(24)); assert paths_of(store) == [train.paths[i] for i in rows]
+        rows = getattr(store, 'rows', torch.arange(24)); assert store.paths == [train.paths[i] for i in rows]
         method = create('scpnet-frozen', small, train.prompts, hidden=16); seen, _ = method.training_set(store, torch.as_tensor(known))
         assert type(seen).__name__ == 'FeatureViews' and len(seen) == len(store) == (18 if held_out else 24)
         x, w, u = seen.batch(torch.arange(4)); assert (x.pooled != w.pooled).any(1).all() and (x.pooled != u.pooled).any(1).all()
@@ -603,7 +605,7 @@ def test_towers_that_need_pictures(clip, world):
     store, labels = world
     for name in 'scpnet', 'hspnet':
         with pytest.raises(ValueError, match='tower="frozen"'): fit(quick(name, clip), store, labels)
-    assert paths_of(Rows(TensorStore(store.dense, store.pooled), [1, 2])) is None
+    assert Rows(TensorStore(store.dense, store.pooled), [1, 2]).paths is None
 
 
 # ---- what is written about them

@@ -345,12 +345,12 @@ import hashlib, resource, sys, torch
 from pathlib import Path
 from trmml import data
 from trmml.train import fit
-from trmml.methods.scpnet import PictureStore
+from trmml.features import ImageStore
 from trmml.methods.imagenet import Plain
 from trmml.clip import imagenet as backbones
 photos, ckpt, stop, size, batch, n = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6])
 torch.set_num_threads(1); torch.use_deterministic_algorithms(True)
-clip, ds = backbones.load('resnet50', None, size), data.load(str(Path(photos).parent), 'train'); store = PictureStore(ds.paths[:n], clip)
+clip, ds = backbones.load('resnet50', None, size), data.load(str(Path(photos).parent), 'train'); store = ImageStore(ds.paths[:n], clip)
 often = (ds.labels == 1).sum(0).argsort()[::-1][:4].copy(); labels = torch.as_tensor(ds.labels[:n, often])
 method = Plain(clip, [ds.prompts[i] for i in often], tower='all', micro=4, batch=batch, epochs=2, lr=1e-4)
 seen = method.after_step; count = [0]

@@ -40,6 +40,7 @@ class ImageViews(ImageStore):
         return ThreeViews(*(self.read(rows, augment, f'{view}{self.epoch}', self.seed)
                             .to(device, dtype)
                             for view, augment in (('x', weak), ('w', weak), ('u', strong))))
+    def plan(self, seed, epoch, batches=()): self.epoch = epoch
     def images(self, clip): return ImageStore(self.paths, clip)
 
 # %% ../../nbs/features/11_image_stores.ipynb #b2460deb
@@ -70,6 +71,7 @@ class FeatureViews(Store):
         self.paths = weak[0].paths
 
     def __len__(self): return len(self.weak[0])
+    def plan(self, seed, epoch, batches=()): self.epoch = epoch
 
     def batch(self, rows, device=None, dtype=None)->ThreeViews:
         rows = np.asarray(rows)

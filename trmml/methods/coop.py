@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..clip import CLIP, PromptLearner
-from ..train.method import Method, as_features, classification
+from ..train import Method, as_features, classification
 
 # %% ../../nbs/methods/03_coop.ipynb #d74abde0
 WAYS = ('text-image', 'text-pixel', 'text-text', 'text-region')

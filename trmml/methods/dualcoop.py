@@ -16,8 +16,7 @@ from torch.nn.functional import normalize
 
 from ..clip import CLIP, PromptLearner, position_embedding
 from ..clip.linear import linear
-from ..train.method import Method, as_features, classification
-from ..train import check_options
+from ..train import Method, as_features, check_options, classification
 
 # %% ../../nbs/methods/02_dualcoop.ipynb #20ceff8e
 @torch.no_grad()

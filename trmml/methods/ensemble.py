@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..clip import CLIP
-from ..train.method import Method
+from ..train import Method
 
 # %% ../../nbs/methods/11_ensemble.ipynb #7c464e5e
 def unit_range(

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..train.losses import asl
+from ..train import asl
 
 # %% ../../nbs/methods/08_heads.ipynb #5dda3834
 class Decoupling(nn.Module):
-    "A vector for each class, gathered where its word looks (HCPLab-SYSU/HCP-MLR-PL, SemanticDecoupling)."
+    "A vector for each class, gathered where its word looks (HCP-MLR-PL, SemanticDecoupling)."
     def __init__(self,
         D:int,        # of positions
         words:int,    # of word vectors
@@ -40,7 +40,8 @@ class Decoupling(nn.Module):
 class GGNN(nn.Module):
     "Classes exchange messages along a graph (HCPLab-SYSU/HCP-MLR-PL, GraphNeuralNetwork)."
     def __init__(self,
-        D:int, steps:int=3,
+        D:int,                  # of the vectors
+        steps:int=3,            # messages exchanged
         shared_gate:bool=False, # r is computed with U_z, as SSGRL's released code does
     ):
         super().__init__()
@@ -63,7 +64,10 @@ class GGNN(nn.Module):
 # %% ../../nbs/methods/08_heads.ipynb #d9c7a897
 class ClassVectors(nn.Module):
     "A logit for each class from its own vector (Element_Wise_Layer of the official codes)."
-    def __init__(self, C:int, D:int):
+    def __init__(self,
+        C:int, # classes
+        D:int, # of a vector
+    ):
         super().__init__()
         self.weight, self.bias = (nn.Parameter((2*torch.rand(s) - 1)/D**.5) for s in ((C, D), (C,)))
     def forward(self, o): return (o*self.weight).sum(-1) + self.bias   # (B, C, D) -> (B, C)
@@ -71,7 +75,13 @@ class ClassVectors(nn.Module):
 # %% ../../nbs/methods/08_heads.ipynb #e727d45a
 class GraphHead(nn.Module):
     "Decoupled vectors -> graph -> logits: the common trunk of SSGRL, SST and SARB."
-    def __init__(self, C:int, D:int, out:int=None, steps:int=3, shared_gate:bool=False):
+    def __init__(self,
+        C:int,                  # classes
+        D:int,                  # of the decoupled vectors
+        out:int=None,           # of the classifier; None: D
+        steps:int=3,            # of the graph network
+        shared_gate:bool=False, # as in GGNN
+    ):
         super().__init__()
         self.graph = GGNN(D, steps, shared_gate)
         self.fc = nn.Linear(2*D, out or D)
@@ -92,7 +102,10 @@ def conditional(
     return (N/below.clamp(min=1)).float()
 
 # %% ../../nbs/methods/08_heads.ipynb #e9efb35e
-def label_graph(labels, by='counts'):
+def label_graph(
+    labels:Tensor,   # (N, C) in {1, 0, -1}
+    by:str='counts', # as in `conditional`
+)->Tensor:           # (C, C)
     "G of SSGRL, SST and SARB: P(j | i), with ones on the diagonal."
     return conditional(labels, by).fill_diagonal_(1.)
 
@@ -112,16 +125,25 @@ def mlgcn_adjacency(
 # %% ../../nbs/methods/08_heads.ipynb #5ef11168
 class GCN(nn.Module):
     "Class weights from word vectors."
-    def __init__(self, words:int, hidden:int, out:int):
+    def __init__(self,
+        words:int,  # of word vectors
+        hidden:int, # between the layers
+        out:int,    # of the class weights
+    ):
         super().__init__()
-        self.w1, self.w2 = (nn.Parameter((2*torch.rand(s) - 1)/s[1]**.5) for s in ((words, hidden),
-            (hidden, out)))
+        self.w1, self.w2 = (nn.Parameter((2*torch.rand(s) - 1)/s[1]**.5)
+                            for s in ((words, hidden), (hidden, out)))
     def forward(self, E, A): return A @ (F.leaky_relu(A @ (E @ self.w1), .2) @ self.w2)   # (C, out)
 
 # %% ../../nbs/methods/08_heads.ipynb #ba810322
 class PairHead(nn.Module):
     "A logit for each pair i < j of classes (HCPLab-SYSU/HCP-MLR-PL, intra-image branch of SST)."
-    def __init__(self, C:int, D:int, hidden:int, out:int):
+    def __init__(self,
+        C:int,      # classes
+        D:int,      # of their vectors
+        hidden:int, # of a class in a pair
+        out:int,    # of a pair
+    ):
         super().__init__()
         self.fc1 = nn.Linear(D, hidden)
         self.fc2 = nn.Linear(2*hidden, out)
@@ -157,11 +179,15 @@ def pair_loss(
     "ASL on pairs: 1 if both are known positives, else 0, *unknown pairs included* (as published)."
     i, j = torch.triu_indices(labels.shape[1], labels.shape[1], 1)
     both = (labels[:, i] == 1) & (labels[:, j] == 1)
-    return asl(k, torch.where(both, 1, -1), 1., 2., .05, detach=False,
-               reduction='mean') if k.numel() else k.sum()
+    if not k.numel(): return k.sum()
+    return asl(k, torch.where(both, 1, -1), 1., 2., .05, detach=False, reduction='mean')
 
 # %% ../../nbs/methods/08_heads.ipynb #48398008
-def thin(x:Tensor, n:int, rng): # x: losses of a group
+def thin(
+    x:Tensor, # losses of a group
+    n:int,    # pairs of positives
+    rng,      # RandomState: which are drawn
+)->Tensor:    # 3n of them or fewer
     "2n at random and the n largest; all if n is 0."
     if n == 0 or not len(x): return x
     some = torch.from_numpy(rng.permutation(len(x))[:2*n]).to(x.device)
@@ -173,14 +199,15 @@ def pairwise_loss(
     labels:Tensor, # (B, C)
     rng,           # RandomState: which pairs are drawn
 ):                 # scalar
-    "Pull vectors of a class together where it is, push them from where it is not (ContrastiveLoss of HCP-MLR-PL)."
+    "Pull vectors of a class together where it is, away from where it is not (HCP-MLR-PL)."
     a, b = torch.triu_indices(len(f), len(f), 1, device=f.device)
     cos = F.cosine_similarity(f[a], f[b], dim=-1, eps=1e-9)
     p, q = labels[a], labels[b]  # (pairs, C)
     pp, nn_, pn = (p == 1) & (q == 1), (p == -1) & (q == -1), (p.int()*q == -1)
     n = int(pp.sum())
-    return torch.cat([1 - cos[pp], thin(1 + cos[pn], n, rng),
-                      thin(1 + cos[nn_], n, rng)]).mean() if (pp | nn_ | pn).any() else 0*f.sum()
+    if not (pp | nn_ | pn).any(): return 0*f.sum()
+    terms = 1 - cos[pp], thin(1 + cos[pn], n, rng), thin(1 + cos[nn_], n, rng)
+    return torch.cat(terms).mean()
 
 # %% ../../nbs/methods/08_heads.ipynb #57f3895f
 _HCP = {   # SST and SARB (HCPLab-SYSU/HCP-MLR-PL, model/)
@@ -194,10 +221,11 @@ _HCP = {   # SST and SARB (HCPLab-SYSU/HCP-MLR-PL, model/)
     'intra_classifiers.': 'net.pairs.classifier.',
 }
 _SSGRL = {  # HCPLab-SYSU/SSGRL, models.py
-    'resnet_101.': 'trunk.visual.', **{f'word_semantic.fc_{a}.': f'net.decouple.fc{b}.' for a,
-                                       b in zip('123a', ('1', '2', '3', '_a'))},
-    **{f'graph_net.fc_eq{i}_{a}.': f'net.head.graph.{b}{k}.' for i, k in enumerate('zrh', 3) for a,
-       b in ('wW', 'uU')},
+    'resnet_101.': 'trunk.visual.',
+    **{f'word_semantic.fc_{a}.': f'net.decouple.fc{b}.'
+       for a, b in zip('123a', ('1', '2', '3', '_a'))},
+    **{f'graph_net.fc_eq{i}_{a}.': f'net.head.graph.{b}{k}.' for i, k in enumerate('zrh', 3)
+       for a, b in ('wW', 'uU')},
     'fc_output.': 'net.head.fc.', 'classifiers.': 'net.head.classifier.',
 }
 
@@ -220,8 +248,8 @@ OFFICIAL_NAMES = {'hcp': _HCP, 'ssgrl': _SSGRL,
 
 # %% ../../nbs/methods/08_heads.ipynb #35eba1cf
 def from_official(
-    state:dict,  # name -> tensor, as the official code saves it; a `module.` before each name or not
-    code:str,    # a key of OFFICIAL_NAMES: 'hcp' (SST, SARB), 'ssgrl', 'mlgcn', 'spml' (LSAN, ROLE), 'll' (LargeLoss), 'rlm' (Hill, SPLC)
+    state:dict,  # name -> tensor, as the official code saves it, with `module.` or without
+    code:str,    # a key of OFFICIAL_NAMES: 'hcp', 'ssgrl', 'mlgcn', 'spml', 'll' or 'rlm'
 )->dict:         # name in our methods -> the same tensor
     "A state dict of an official code under our names."
     if code not in OFFICIAL_NAMES:

@@ -9,7 +9,7 @@ __all__ = ['METHODS', 'TITLES', 'IMAGENET_METHODS', 'VANILLA', 'find', 'create',
 from importlib import import_module
 
 from ..clip import CLIP
-from ..train.method import Method
+from ..train import Method
 
 # %% ../../nbs/methods/00_registry.ipynb #15b3f512
 METHODS = {   # name: (module:class, settings that belong to the name)

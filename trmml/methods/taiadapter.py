@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from ..clip import CLIP
 from ..losses import asymmetric_loss
-from ..train.method import Method, as_features
+from ..train import Method, as_features
 from .taidpt import Captions, SentenceMethod, read_sentences
 
 # %% ../../nbs/methods/07_taiadapter.ipynb #fda9b724

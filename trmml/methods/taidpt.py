@@ -25,7 +25,7 @@ from .. import clip as clips
 from ..clip import CLIP, PromptLearner, causal_block, tokenize
 from ..features import Store
 from ..doodles import caption, compose
-from ..train.method import Method, as_features
+from ..train import Method, as_features
 
 # %% ../../nbs/methods/04_taidpt.ipynb #d9016f12
 SHARED = dict(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..clip import CLIP
-from ..train.method import Method, as_features
+from ..train import Method, as_features
 
 # %% ../../nbs/methods/01_zeroshot.ipynb #332d00ae
 def position_scores(
