@@ -117,7 +117,7 @@ def add_learned(
     model.log_scale = nn.Parameter(torch.tensor(math.log(clip.logit_scale)))
     if model.region:
         model.queries = nn.Parameter(first_queries(clip, model.classes, start))
-        model.decoder = RegionDecoder(clip.d, region=model.kind)
+        model.decoder = RegionDecoder(clip.d)
         if start == 'aligned': start_aligned(model.decoder, gain)
     if model.contrastive: model.projector = Projector(clip.d)
 
@@ -150,7 +150,7 @@ class Parts(Method):
         centre:bool=True,          # centre the keys on the first batch (Eq. 2)
         length:int=64,             # slots of the bank for each class (Eq. 7)
         seed:int=0,                # of the initial weights
-        **recipe,                  # loss, unknown, precision, entries of the recipe
+        **recipe:object,           # loss, unknown, precision, entries of the recipe
     ):
         super().__init__(clip, classes, **recipe)
         check_options(WORDS, n_ctx=n_ctx, class_specific=class_specific, region=region, kind=kind,
@@ -215,7 +215,7 @@ class Judging(Scores):
         topk:int=4,                      # positions an image banks for a positive (Eq. 7)
         eta:float=.9,                    # weight of the past in the thresholds (Eq. 11)
         warmup:float=.25,                # share of the epochs that is the first stage
-        **settings,                      # of Parts
+        **settings:object,               # of Parts
     ):
         super().__init__(clip, classes, **settings)
         check_options(WORDS, prototypes=prototypes, text_prototypes=text_prototypes, topk=topk,
@@ -292,7 +292,7 @@ class TRMML(Losses):
         shift:float=.05,       # negatives below this probability are free (Eq. 14)
         tau_nce:float=.1,      # temperature of the contrast (Eq. 13)
         score:str='region',    # what `scores` returns: 'region' (the paper), 'query', 'mean'
-        **settings,            # of Judging and Parts
+        **settings:object,     # of Judging and Parts
     ):
         super().__init__(clip, classes, **settings)
         asl = dict(gamma_pos=gamma_pos, gamma_neg=gamma_neg, shift=shift)
@@ -310,7 +310,7 @@ class Moved(TRMML):
         clip:CLIP,           # frozen encoder
         classes:list,        # prompt-ready class names
         freeze:bool=False,   # True: the moved module learns no more
-        **settings,          # of TRMML
+        **settings:object,   # of TRMML
     ):
         super().__init__(clip, classes, **{**BARE, **settings})
         if not self.region: raise ValueError('region=False: there is no region module to move')

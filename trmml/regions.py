@@ -8,16 +8,20 @@ __all__ = ['check_pairs', 'matching', 'dual_logits', 'attention_energies', 'regi
 
 # %% ../nbs/paper/1_regions_eq1-4.ipynb #471ed160
 import math
+
 import torch
+from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
-from einops import einsum, rearrange
 
 from .clip.linear import linear, through
 
 # %% ../nbs/paper/1_regions_eq1-4.ipynb #7c86b41c
-def check_pairs(F, G):
-    "Visual vectors and text vectors must be of the same categories and width."
+def check_pairs(
+    F:Tensor, # (..., C, d) visual vectors
+    G:Tensor, # (C, d) text vectors
+)->None:
+    "A `ValueError` unless visual vectors and text vectors are of the same categories and width."
     if F.shape[-2:] != G.shape:
         raise ValueError(f'visual vectors are (..., C, d) = {tuple(F.shape)}, text vectors (C, d) '
                          f'= {tuple(G.shape)}: '
@@ -43,7 +47,7 @@ def dual_logits(
     G_neg:Tensor,   # (C, d) text vectors of the negative prompts
     scale:float=1., # 1/tau
 )->Tensor:          # (..., C) float32 logits; their sigmoid is the probability
-    "Matching with the positive prompt minus matching with the negative prompt (Eq. 1 with dual prompts)."
+    "Matching with the positive prompt minus matching with the negative one (Eq. 1, dual prompts)."
     check_pairs(F, G_pos)
     # (C, d): one product instead of two
     D = normalize(G_pos.float(), dim=-1) - normalize(G_neg.float(), dim=-1)
@@ -65,7 +69,7 @@ def attention_energies(
 # %% ../nbs/paper/1_regions_eq1-4.ipynb #3784dfba
 def region_maps(
     energies:Tensor,     # (B, C, h, w) raw energies
-    kind:str='sigmoid',  # 'sigmoid' (the paper): each position on its own; 'softmax': positions compete
+    kind:str='sigmoid',  # the paper's: each position on its own; 'softmax': positions compete
 )->Tensor:               # (B, C, h, w) soft regions R, not negative
     "Soft regions from energies (Eq. 2)."
     if kind == 'sigmoid': return energies.sigmoid()
@@ -98,34 +102,26 @@ def entropy(
 
 # %% ../nbs/paper/1_regions_eq1-4.ipynb #9af26d45
 class RegionDecoder(nn.Module):
-    "Cross-attention with one head from category queries to dense features: energies and F_q (Eq. 3)."
+    "Cross-attention with one head, category queries to dense features: energies and F_q (Eq. 3)."
     def __init__(self,
-        d:int,                # width of CLIP's joint space
-        hidden:int=None,      # width inside the MLP; None: 4*d
-        dropout:float=0.,     # inside the MLP
-        region:str='sigmoid', # what `regions` does with energies, see `region_maps`
+        d:int,           # width of CLIP's joint space
+        hidden:int=None, # width inside the MLP; None: 4*d
+        dropout:float=0. # inside the MLP
     ):
         super().__init__()
-        # refuses unknown kinds now, not after an epoch
-        region_maps(torch.zeros(1, 1, 1, 1), region)
-        self.region, hidden = region, 4*d if hidden is None else hidden
+        hidden = 4*d if hidden is None else hidden
         self.norm_q, self.norm_f, self.norm_a = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
         self.q, self.k, self.v, self.out = (nn.Linear(d, d) for _ in range(4))
         self.mlp = nn.Sequential(nn.Linear(d, hidden), nn.GELU(), nn.Dropout(dropout),
                                  nn.Linear(hidden, d))
 
-    def forward(self, Q, f):  # (C, d), (B, d, h, w) -> raw energies (B, C, h, w), F_q (B, C, d)
-        # norm_f(f) = z*w + b
-        z, (w, b) = layer_norm(rearrange(f, 'b d h w -> b (h w) d'),
-                               Q.shape[-1:]), self.norm_f.parameters()
-        q = self.q(self.norm_q(Q))                                                          # (C, d)
-        # q.k = to_f.norm_f(f) + rest
-        to_f, rest = q @ self.k.weight, q @ self.k.bias
-        # (B, C, hw)
+    def forward(self, Q:Tensor, f:Tensor)->tuple[Tensor, Tensor]:
+        "(C, d), (B, d, h, w) -> raw energies (B, C, h, w), F_q (B, C, d)."
+        z = layer_norm(rearrange(f, 'b d h w -> b (h w) d'), Q.shape[-1:])
+        w, b = self.norm_f.parameters()                         # norm_f(f) = z*w + b
+        q = self.q(self.norm_q(Q))                              # (C, d)
+        to_f, rest = q @ self.k.weight, q @ self.k.bias         # q.k = to_f.norm_f(f) + rest
         e = attention_energies(to_f*w, z) + (to_f @ b + rest)[:, None]/math.sqrt(q.shape[-1])
-        # (B, C, d)
         A = linear(e.softmax(-1) @ z*w + b, self.out.weight @ self.v.weight, self.out(self.v.bias))
-        return rearrange(e, 'b c (h w) -> b c h w', h=f.shape[-2]), A + through(self.mlp,
-            self.norm_a(A))
-
-    def regions(self, energies): return region_maps(energies, self.region)
+        F_q = A + through(self.mlp, self.norm_a(A))             # (B, C, d)
+        return rearrange(e, 'b c (h w) -> b c h w', h=f.shape[-2]), F_q

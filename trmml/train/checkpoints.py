@@ -12,23 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..files import whole
 from .method import Method
 
 # %% ../../nbs/train/4_checkpoints.ipynb #3f66dce7
 def labels_in_words(
-    labels, # (N, C) in {1, 0, -1}
+    labels:Tensor|np.ndarray|list, # (N, C) in {1, 0, -1}
 )->str:     # their shape and a hash of their content
     "A table of labels in a few characters, which differ where a label does."
     Y = torch.as_tensor(labels).cpu().numpy().astype(np.int8)
     return f'{Y.shape[0]} x {Y.shape[1]} with sha1 {hashlib.sha1(Y.tobytes()).hexdigest()[:8]}'
 
 def describe_training(
-    method:Method,
-    labels,      # (N, C) in {1, 0, -1}, as given to `fit`
-    seed:int=0,  # of the order of rows
-)->dict:         # plain values
+    method:Method,        # that is trained
+    labels:Tensor|np.ndarray|list, # (N, C) in {1, 0, -1}, as given to `fit`
+    seed:int=0,           # of the order of rows
+)->dict:                  # plain values
     "What two trainings must share for one to go on from the other's checkpoint."
     said = dict(method=type(method).__name__, loss=method.loss_name, unknown=method.unknown,
                 precision=method.precision, **method.recipe, classes=list(map(str, method.classes)),
@@ -53,11 +54,11 @@ def same_training(
 
 # %% ../../nbs/train/4_checkpoints.ipynb #f293da1d
 def save_checkpoint(
-    path:str|Path,  # of the file
-    method:Method,
+    path:str|Path,    # of the file
+    method:Method,    # whose state is written
     opt:torch.optim.Optimizer, # from `trmml.train.optimizer`
-    log:list,       # of dict, one per epoch
-    about:dict=None,# as from `describe_training`
+    log:list,         # of dict, one per epoch
+    about:dict=None,  # as from `describe_training`
 )->None:
     "Write the state of a training, atomically."
     state = dict(method=method.state_dict(), opt=opt.state_dict(), log=log, about=about)

@@ -46,10 +46,10 @@ def optimizer(
 # %% ../../nbs/train/5_learner.ipynb #71fe84fc
 @torch.inference_mode()
 def predict(
-    method:Method,
+    method:Method,         # trained or not
     store:Store,           # of the images to score
     batch:int=256,         # rows of a batch; the result does not depend on it
-    device=None,           # torch.device or its name; None: the CLIP's
+    device:str|torch.device|None=None, # None: the CLIP's
     progress:bool=False,   # show a bar
 )->Tensor:                 # (N, C) float32 probabilities on the CPU
     "Scores of all rows of a store."
@@ -71,7 +71,7 @@ def epoch_rows(
 # %% ../../nbs/train/5_learner.ipynb #0f308779
 def autocast(
     method:Method,       # its `precision` decides
-    device:torch.device,
+    device:torch.device, # where it is computed
 )->AbstractContextManager:
     "The context in which a method's loss is computed."
     if method.precision is None: return nullcontext()
@@ -110,12 +110,12 @@ def quality(
 
 # %% ../../nbs/train/5_learner.ipynb #0644910b
 def train_step(
-    method:Method,
+    method:Method,         # that is trained
     opt:torch.optim.Optimizer, # from `optimizer`
-    store:Store,
+    store:Store,   # of the images to learn from
     labels:Tensor, # (N, C) int8 in {1, 0, -1}, on the CPU
     batch:Batch,   # whose images come, and the number of the step
-    device:torch.device,
+    device:torch.device, # where it is computed
 )->dict[str, Tensor]: # the terms of the loss, without gradient
     "Set the learning rate, compute the loss of a batch, take a step."
     r = method.recipe
@@ -131,7 +131,7 @@ def train_step(
 
 # %% ../../nbs/train/5_learner.ipynb #2346a9bb
 def batches_of(
-    store:Store,
+    store:Store,   # of the images to learn from
     labels:Tensor, # (N, C)
     batch:int,     # rows of a batch
     epoch:int,     # counted from 0
@@ -146,14 +146,14 @@ def batches_of(
 
 # %% ../../nbs/train/5_learner.ipynb #c0e68e9d
 def train_epoch(
-    method:Method,
+    method:Method,         # that is trained
     opt:torch.optim.Optimizer, # from `optimizer`
-    store:Store,
+    store:Store,   # of the images to learn from
     labels:Tensor,     # (N, C) int8 in {1, 0, -1}
     epoch:int,         # counted from 0
     epochs:int,        # of the training
     seed:int=0,        # of the order of rows
-    device=None,       # torch.device or its name; None: the CLIP's
+    device:str|torch.device|None=None, # None: the CLIP's
     truth:Tensor=None, # (N, C) hidden truth, only to measure pseudo-labels by
 )->dict:               # mean of each loss term, learning rate, quality of pseudo-labels
     "One pass over the data."
@@ -171,8 +171,8 @@ def train_epoch(
 
 # %% ../../nbs/train/5_learner.ipynb #4be1e7ed
 def warn_untaught(
-    labels,       # (N, C) in {1, 0, -1}
-    classes:list, # C names
+    labels:Tensor|np.ndarray|list, # (N, C) in {1, 0, -1}
+    classes:list,  # C names
 )->None:
     "Warn of classes that are never positive among the known labels, by name."
     never = check_trainable(labels, classes)
@@ -183,7 +183,7 @@ def warn_untaught(
 # %% ../../nbs/train/5_learner.ipynb #2b542c85
 def fit_members(
     method:Method,        # an ensemble
-    checkpoint=None,      # whose name the members' checkpoints begin with
+    checkpoint:str|Path=None, # whose name the members' checkpoints begin with
     **training,           # the other arguments of `fit`
 )->list:                  # of dict, one per epoch, each with the `member` it is of
     "Train the members of an ensemble, in their order."
@@ -203,14 +203,14 @@ def shown(
 
 # %% ../../nbs/train/5_learner.ipynb #85501c8d
 def run_epochs(
-    method:Method,
-    store:Store,
+    method:Method,         # that is trained
+    store:Store,   # of the images to learn from
     labels:Tensor,         # (N, C) int8 in {1, 0, -1}
     about:dict,            # as from `describe_training`
     seed:int=0,            # of the order of rows
     valid:tuple=None,      # (store, labels) to log mAP on
     truth:Tensor=None,     # (N, C) hidden truth, to log the quality of pseudo-labels
-    checkpoint=None,       # file
+    checkpoint:str|Path=None, # file
     every:int=5,           # epochs between checkpoints
     progress:bool=False,   # show a bar
 )->list:                   # the log
@@ -232,11 +232,11 @@ def run_epochs(
 def fit(
     method:Method,       # its recipe says how it is trained
     store:Store,         # of the images to learn from
-    labels,              # (N, C) int8 in {1, 0, -1}
+    labels:Tensor|np.ndarray, # (N, C) int8 in {1, 0, -1}
     seed:int=0,          # of the order of rows
     valid:tuple=None,    # (store, labels) to log mAP on; never the test set
-    truth=None,          # (N, C) hidden truth, to log the quality of pseudo-labels
-    checkpoint=None,     # file to write and to go on from; `ValueError` if of another training
+    truth:Tensor|np.ndarray=None, # (N, C) hidden truth, to log the quality of pseudo-labels
+    checkpoint:str|Path=None, # file to write and to go on from; `ValueError` if of another training
     every:int=5,         # epochs between checkpoints
     progress:bool=False, # show a bar
 )->list:                 # of dict, one per epoch

@@ -269,7 +269,7 @@ def apply(
     labels:Tensor,         # (B, C) in {1, 0, -1}
     epoch:int=0,           # counted from 0
     reduction:str='batch', # see `reduce_loss`
-    **settings,            # of the loss
+    **settings:object,     # of the loss
 )->Tensor:                 # a scalar
     "A loss by name; `ValueError` for an unknown one."
     if name not in LOSSES:

@@ -22,7 +22,7 @@ from .losses import LOSSES, apply, asl
 # %% ../../nbs/train/2_method.ipynb #7d4d64dd
 def as_features(
     clip:CLIP, # the frozen encoder
-    x,         # images (B, 3, H, W), normalised, or Features
+    x:Tensor|Features, # images (B, 3, H, W), normalised, or features
 )->Features:   # dense (B, d, h, w), pooled (B, d), without gradient
     "Features of a batch, computed now if images are given."
     if isinstance(x, Features): return x
@@ -85,7 +85,7 @@ def check_classes(
     return list(classes)
 
 def assumed(
-    method:'Method',
+    method:'Method', # whose `unknown` decides
     labels:Tensor, # (B, C) in {1, 0, -1}
 )->Tensor:         # (B, C)
     "Labels with the unknown ones as negatives, if the method takes them so."
@@ -116,7 +116,7 @@ def check_range(
 # %% ../../nbs/train/2_method.ipynb #7b948989
 def check_options(
     words:dict|None=None, # name of a setting -> the words that it may be
-    **given,              # settings by name
+    **given:object,       # settings by name
 )->None:
     "One clear error for a value that a setting does not have; `TypeError` for an unknown setting."
     numbers = [name for *_, names in RANGES.values() for name in names]
@@ -132,7 +132,7 @@ def check_options(
 
 # %% ../../nbs/train/2_method.ipynb #dd87f16a
 def classification(
-    method:'Method',
+    method:'Method',         # whose `loss_name` and `epoch` decide
     logits:Tensor,           # (B, C)
     labels:Tensor,           # (B, C) in {1, 0, -1}
     gamma_pos:float=1.,      # of the asymmetric loss: focusing of positives
@@ -247,7 +247,7 @@ class Method(Answers, Hooks, Origins, WithText):
         loss:str='asl',      # classification loss: a key of trmml.train.losses.LOSSES
         unknown:str='skip',  # or 'negative': what an unknown label counts as in that loss
         precision:str=None,  # 'bfloat16', 'float16' where autocast allows it; None: float32
-        **recipe,            # entries of the recipe to override
+        **recipe:object,     # entries of the recipe to override
     ):
         super().__init__()
         self._clip = [clip]   # in a list, so that it is no submodule
@@ -264,7 +264,7 @@ class Method(Answers, Hooks, Origins, WithText):
 UNCOUNTED = ('token_embedding.weight', 'visual.attnpool.positional_embedding')   # of CLIP
 
 def count_parameters(
-    method:Method,
+    method:Method,            # not trained, or trained
     left_out:tuple=UNCOUNTED, # names of CLIP's parameters that do not count
 )->dict[str, int]:            # learnable, frozen, total
     "Numbers of parameters, counted as in Table 5."
