@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..data import load
-from ..data.table import write_csv
+from ..data import load, write_csv
 from ..labels import partial
 
 # %% ../../nbs/photos/03_example.ipynb #007a6c62
