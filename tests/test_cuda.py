@@ -177,7 +177,7 @@ def test_a_recorded_text_pass_trains_alike(there, name, precision):
     for replays in False, True:
         m = made(name, there, precision=precision); m.prompts.replays = replays; store, labels = world(there)
         log = fit(m, store, labels); got.append((log, m.prompts.ctx.detach().clone())); assert m.prompts.replays == replays
-        assert bool(m.prompts._recorded) == replays and copy.deepcopy(m.prompts)._recorded is None
+        assert bool(m.prompts.recorded) == replays and copy.deepcopy(m.prompts).recorded is None
     (a, x), (b, y) = got
     for r, s in zip(a, b): assert abs(r['total']/s['total'] - 1) < (1e-3 if precision is None else .02)
     if precision is None: assert_close(x, y, rtol=1e-3, atol=1e-4)
@@ -193,10 +193,10 @@ def test_recording_fails_safely(there, monkeypatch):
 
 @pytest.mark.skipif(DEVICE == 'cpu', reason='nothing is recorded on a processor')
 def test_what_moved_is_recorded_anew():
-    own = trmml.clip.load('doodle-clip', device=DEVICE); m = made('trmml', own); first = m.prompts(own).detach().clone(); before = m.prompts._recorded
-    assert torch.equal(m.prompts(own), first) and m.prompts._recorded is before
+    own = trmml.clip.load('doodle-clip', device=DEVICE); m = made('trmml', own); first = m.prompts(own).detach().clone(); before = m.prompts.recorded
+    assert torch.equal(m.prompts(own), first) and m.prompts.recorded is before
     m.to('cpu'); own.to('cpu'); filler = torch.randn(2**24, device=DEVICE); m.to(DEVICE); own.to(DEVICE)
     assert_close(m.prompts(own), first, rtol=1e-4, atol=1e-4)
-    assert m.prompts._recorded is not before and len(filler)
+    assert m.prompts.recorded is not before and len(filler)
     own.model.transformer.requires_grad_()
     with pytest.warns(UserWarning, match='being trained'): assert m.prompts(own).requires_grad

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import open_clip
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
@@ -401,7 +402,7 @@ def test_unknown_data_set(tmp_path):
 
 
 def wrong_weights(path):
-    other = clips.open_clip.CLIP(**{**clips.DOODLE_CLIP, 'embed_dim': 64})
+    other = open_clip.CLIP(**{**clips.DOODLE_CLIP, 'embed_dim': 64})
     save_weights(other, path)
 
 

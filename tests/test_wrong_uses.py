@@ -183,7 +183,7 @@ def test_a_model_holds_no_path(place, own, capsys, tmp_path):
 
     from trmml import clip
     file, other, photos = tmp_path/'eyes.safetensors', tmp_path/'other.safetensors', place/'photos'
-    state = load_file(clip.DOODLE_FILE); save_file(state, file)
+    state = load_file(clip.doodle_file()); save_file(state, file)
     save_file(state | {k: v*2 for k, v in state.items() if v.is_floating_point()}, other)
     first = TRMML.load(own, progress=False).predict(photos)
     model = TRMML.load(own, file, progress=False)
