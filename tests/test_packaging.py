@@ -72,7 +72,8 @@ def test_both_versions_of_nbdev_read_the_same():
                                     'allowed_cell_metadata_keys', 'jupyter_hooks', 'cell_number')} == set(nbdev)
     assert PROJECT['project']['name'] == CFG['lib_name']
     assert PROJECT['project']['urls']['Repository'] == CFG['git_url']
-    assert 'Documentation' not in PROJECT['project']['urls']       # it would become a line in every module
+    # from 'Documentation' nbdev 3 makes the host of the site and a line in every module
+    assert 'Documentation' not in PROJECT['project']['urls'] and (CFG['doc_host'], CFG['doc_baseurl']) == ('', '/')
 
 
 def test_metadata(monkeypatch):
