@@ -2311,7 +2311,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'trmml/train/method.py'),
                                     'trmml.train.method.Method': ('train/method.html#method', 'trmml/train/method.py'),
                                     'trmml.train.method.Method.__init__': ('train/method.html#method.__init__', 'trmml/train/method.py'),
-                                    'trmml.train.method.Method.__new__': ('train/method.html#method.__new__', 'trmml/train/method.py'),
                                     'trmml.train.method.Method.clip': ('train/method.html#method.clip', 'trmml/train/method.py'),
                                     'trmml.train.method.Origins': ('train/method.html#origins', 'trmml/train/method.py'),
                                     'trmml.train.method.Origins.made_of': ('train/method.html#origins.made_of', 'trmml/train/method.py'),

@@ -237,10 +237,6 @@ class Origins:
 # %% ../../nbs/train/2_method.ipynb #ed5077a3
 class Method(Answers, Hooks, Origins, WithText):
     "Base of all methods: a frozen CLIP, class names, a recipe."
-    def __new__(cls, *args, **kwargs):
-        cls.__abstractmethods__ = frozenset()   # until no class is completed by patches
-        return super().__new__(cls)
-
     def __init__(self,
         clip:CLIP,           # frozen
         classes:list,        # prompt-ready class names
