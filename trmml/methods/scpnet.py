@@ -12,7 +12,6 @@ import math
 import warnings
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -20,7 +19,7 @@ from ..clip import CLIP, PromptLearner, attention_pool, feature_map, tokenize
 from ..features import ImageViews, Store, ThreeViews, cached_views
 from .averaging import Averaged, check_tower
 from .class_graph import GCN, adjacency, calibration, relation
-from ..train import as_features
+from ..train import as_features, splc
 
 # %% ../../nbs/methods/05_scpnet.ipynb #b13921af
 SETTINGS = dict(
@@ -39,17 +38,10 @@ def splc_loss(
     labels:Tensor,        # (B, C) in {1, 0, -1}
     epoch:int,            # from 1 on confident unknowns become positive
     assume:bool=True,     # unknowns are negatives until then; False: they do not count
-    tau:float=.6,         # confidence asked for
-    margin:float=1.,      # asked of observed positives
-    gamma:float=2.,       # focusing
+    **settings:object,    # tau, margin and gamma of `trmml.train.splc`
 )->Tensor:                # a scalar, the sum
     "SPLC: focal loss whose confident unknowns turn into positives."
-    z = z.float() - margin*(labels == 1)
-    p = z.sigmoid()
-    found = (labels == 0) & (p > tau) if epoch >= 1 else torch.zeros_like(labels) > 0
-    y = ((labels == 1) | found).float()
-    each = -((1 - p)*y + p*(1 - y))**gamma*(y*F.logsigmoid(z) + (1 - y)*F.logsigmoid(-z))
-    return each.sum() if assume else each.where((labels != 0) | found, 0).sum()
+    return splc(z, labels, epoch, assume=assume, trust=True, **settings)
 
 # %% ../../nbs/methods/05_scpnet.ipynb #cb9d0dd3
 def thresholds(

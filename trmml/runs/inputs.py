@@ -87,12 +87,10 @@ def forget()->None:
 # %% ../../nbs/runs/2_inputs.ipynb #26a50cbc
 def hold_out(
     n:int,       # images
-    share:float, # to set aside, in [0, 1)
+    share:float, # to set aside, in (0, 1)
 )->tuple[np.ndarray, np.ndarray]: # rows to train on, rows to score
     "A fixed random cut of the train split: the same for every method, seed and ratio."
-    rows = np.random.RandomState(2024).permutation(n)
-    k = round(share*n)
-    return np.sort(rows[k:]), np.sort(rows[:k])
+    return validation_split(n, share, seed=2024, last=False)
 
 # %% ../../nbs/runs/2_inputs.ipynb #1dd421d9
 def observed(
