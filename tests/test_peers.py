@@ -19,7 +19,7 @@ from trmml.features import Rows
 from trmml.labels import partial, single_positive
 from trmml.train import TensorStore, fit, optimizer, predict
 from trmml.train.method import Batch, count_parameters
-from trmml.methods import METHODS, OFFICIAL, TITLES, VANILLA, arguments, create, find
+from trmml.methods import METHODS, OFFICIAL, TITLES, IMAGENET_METHODS, arguments, create, find
 from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, position_shift
 from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept
 from trmml.methods.averaging import cycle as one_cycle
@@ -37,7 +37,7 @@ SETUP = {'hspnet': dict(parents=TREE, hidden=32), 'hspnet-frozen': dict(parents=
          'scpnet-frozen': dict(hidden=32), 'taidpt': dict(n_captions=200, batch=128), 'taiadapter': dict(n_captions=200, batch=128),
          **{k: dict(text_settings=dict(n_captions=200, batch=128)) for k in ('taidpt+dualcoop', 'taidpt+trmml', 'taiadapter+dualcoop')}}
 TRAINED = [m for m in METHODS if find(m)[0].trainable]
-FROZEN = [m for m in TRAINED if m not in ('scpnet', 'hspnet') + tuple(VANILLA)]
+FROZEN = [m for m in TRAINED if m not in ('scpnet', 'hspnet') + tuple(IMAGENET_METHODS)]
 
 
 class Shapes(trmml.clip.CLIP):
@@ -376,7 +376,7 @@ def small():
     return trmml.clip.CLIP(model, 'mine', 'random', 64)
 
 
-@pytest.mark.parametrize('name', [m for m in METHODS if m.removesuffix('-frozen') not in VANILLA])
+@pytest.mark.parametrize('name', [m for m in METHODS if m.removesuffix('-frozen') not in IMAGENET_METHODS])
 def test_from_a_model_of_open_clip(name, small):
     more = {k: dict(captions=['a cat and a dog', 'a bus']) for k in ('taidpt', 'taiadapter')}
     more |= {k: dict(text_settings=more['taidpt']) for k in METHODS if '+' in k}
@@ -632,4 +632,4 @@ def test_no_method_gets_more_trials(name):
 def test_a_method_of_ones_own_is_short():
     cells = json.loads((Path(__file__).resolve().parents[1]/'nbs'/'tutorials/add_a_method.ipynb').read_text())['cells']
     own = [''.join(c['source']) for c in cells if 'register(' in ''.join(c['source']) and c['cell_type'] == 'code']
-    assert len(own) == 1 and 'class TopPositions(Method)' in own[0] and len([l for l in own[0].splitlines() if l.strip()]) <= 40
+    assert len(own) == 1 and 'class TopPositions(Method)' in own[0] and len([l for l in own[0].splitlines() if l.strip()]) <= 10

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from trmml import data
 from trmml.labels import partial, single_positive
-from trmml.methods import VANILLA, create
+from trmml.methods import IMAGENET_METHODS, create
 from trmml.runs import trials
 from trmml.methods.graphs import SST, across, blend_instances, blend_prototypes, sst_theta, within
 from trmml.methods.imagenet import LargeLoss, predicted
@@ -318,7 +318,7 @@ def test_graph_methods_on_a_resnet_have_published_sizes_and_words():
 # ---- runs name towers and settings
 
 def test_trials_build(tower):
-    for name in VANILLA:
+    for name in IMAGENET_METHODS:
         options = trials(f'{name}-frozen'); assert len({str(o) for o in options}) == 12
         for o in options[0], options[-1]: create(f'{name}-frozen', tower, NAMES, **o)
 

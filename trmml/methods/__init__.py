@@ -6,6 +6,5 @@
 __all__ = []
 
 # %% ../../nbs/methods/0_methods.ipynb #d4e72bf1
-from .registry import (
-    IMAGENET_METHODS, METHODS, TITLES, VANILLA, create, find, register)
+from .registry import IMAGENET_METHODS, METHODS, TITLES, create, find, register
 from .official import OFFICIAL, arguments, default

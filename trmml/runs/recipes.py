@@ -11,7 +11,7 @@ import tomllib
 from functools import cache
 
 from ..files import shipped
-from ..methods import METHODS, VANILLA, find
+from ..methods import IMAGENET_METHODS, METHODS, find
 from .run import Run, stands_for
 
 # %% ../../nbs/runs/6_recipes.ipynb #1733c95f
@@ -87,7 +87,7 @@ def standing(
     common:dict, # fields of a run
 )->dict:         # the same, with the method's backbone and weights
     "Fields of a run for one method: with an ImageNet ResNet if it was published on one."
-    if method.removesuffix('-frozen') not in VANILLA: return common
+    if method.removesuffix('-frozen') not in IMAGENET_METHODS: return common
     backbone = common.get('backbone', 'doodle-clip')
     # '' stays: random
     weights = common.get('weights', 'openai') and 'hub'
