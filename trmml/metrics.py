@@ -7,17 +7,21 @@ __all__ = ['average_precision', 'mean_ap', 'decide', 'decision_metrics', 'evalua
            'pointing_game', 'energy_in_box', 'map_iou']
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #6429980e
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor
+
 from .labels import check_labels
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #0ff693f1
 def _scores_labels(
-    scores,   # (N, C) array or tensor, any float type
-    labels,   # (N, C) in {1, 0, -1}
-):            # (C, N) scores and (C, N) int8 labels on the scores' device
-    "Checked scores and labels, categories first."
+    scores:ArrayLike|Tensor,   # (N, C), any float type
+    labels:ArrayLike|Tensor,   # (N, C) in {1, 0, -1}
+)->tuple[Tensor, Tensor]:      # (C, N) scores; (C, N) int8 labels on the scores' device
+    "Checked scores and labels, classes first."
     s = torch.as_tensor(scores).detach()
     y = torch.from_numpy(check_labels(labels)).to(s.device)
     if s.shape != y.shape:
@@ -29,8 +33,8 @@ def _scores_labels(
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #3cad4f0c
 def _block_ends(
-    s,          # (C, N) scores, sorted along the last axis
-)->Tensor:      # (C, N) index of the last entry with the same score
+    s:Tensor,       # (C, N) scores, sorted along the last axis
+)->Tensor:          # (C, N) index of the last entry with the same score
     "Where the block of equal scores ends that an entry belongs to."
     N = s.shape[-1]
     last = torch.ones_like(s, dtype=torch.bool)
@@ -40,9 +44,9 @@ def _block_ends(
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #3187e322
 def _precisions(
-    s,          # (C, N) scores
-    y,          # (C, N) labels
-):              # (C, N) precision at the rank of each entry, and whether it is positive; by falling score
+    s:Tensor,                   # (C, N) scores
+    y:Tensor,                   # (C, N) labels
+)->tuple[Tensor, Tensor]:       # (C, N) precision at each rank; whether its entry is positive
     "Precision down the list; ties share the end of their block, unknown entries are not counted."
     s, order = s.sort(dim=-1, descending=True)
     y = y.gather(-1, order)
@@ -52,10 +56,10 @@ def _precisions(
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #99fec5fa
 def average_precision(
-    scores,           # (N, C) any numbers, larger means more likely
-    labels,           # (N, C) in {1, 0, -1}; 0 is left out
-    envelope=False,   # True: area under the monotone envelope, as VOC 2012 and SARB
-)->Tensor:            # (C,) float64, nan for a class without a positive
+    scores:ArrayLike|Tensor,   # (N, C) any numbers, larger means more likely
+    labels:ArrayLike|Tensor,   # (N, C) in {1, 0, -1}; 0 is left out
+    envelope:bool=False,       # True: area under the monotone envelope, as VOC 2012 and SARB
+)->Tensor:                     # (C,) float64, nan for a class without a positive
     "Average precision of each class, ties grouped, not interpolated."
     precision, positive = _precisions(*_scores_labels(scores, labels))
     if envelope: precision = precision.flip(-1).cummax(-1).values.flip(-1)
@@ -63,11 +67,12 @@ def average_precision(
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #d2b9e3e5
 def mean_ap(
-    scores,           # (N, C) any numbers, larger means more likely
-    labels,           # (N, C) in {1, 0, -1}; 0 is left out
-    envelope=False,   # as in `average_precision`
-)->float:             # in 0..1
-    "Mean average precision over the classes that have a positive."
+    scores:ArrayLike|Tensor,   # (N, C) any numbers, larger means more likely
+    labels:ArrayLike|Tensor,   # (N, C) in {1, 0, -1}; 0 is left out
+    envelope:bool=False,       # as in `average_precision`
+)->float:                      # in 0..1
+    """Mean average precision over the classes that have a positive. Raises ValueError if none has,
+    or if a score is nan."""
     ap = average_precision(scores, labels, envelope=envelope)
     if ap.isnan().all():
         raise ValueError('no class has a positive label: mAP is not defined; check the labels')
@@ -75,66 +80,65 @@ def mean_ap(
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #c6c60f53
 def decide(
-    scores,         # (N, C) probabilities
-    threshold=.5,   # present at or above it
-    top=None,       # and among an image's `top` highest; None: no limit
-)->Tensor:          # (N, C) bool
-    "Which categories a model calls present."
+    scores:ArrayLike|Tensor,   # (N, C) probabilities
+    threshold:float=.5,        # present at or above it
+    top:int|None=None,         # and among an image's `top` highest; None: no limit
+)->Tensor:                     # (N, C) bool
+    "Which classes a model calls present."
     s = torch.as_tensor(scores).detach()
     present = s >= threshold
     if top is None: return present
-    highest = torch.zeros_like(present).scatter(1, s.topk(min(top, s.shape[1]), dim=1).indices,
-                                                True)
-    return present & highest
+    highest = s.topk(min(top, s.shape[1]), dim=1).indices
+    return present & torch.zeros_like(present).scatter(1, highest, True)
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #1e026d1a
 def _f1(
-    p,      # precision
-    r,      # recall
-)->float:   # their harmonic mean, 0 where both are 0
+    p:float,      # precision
+    r:float,      # recall
+)->float:         # their harmonic mean, 0 where both are 0
     "F1 of a precision and a recall."
     return 2*p*r/(p + r) if p + r > 0 else 0.
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #15c50a32
 def decision_metrics(
-    decisions,   # (N, C) bool
-    labels,      # (N, C) in {1, 0, -1}; 0 is left out
-)->dict:         # CP, CR, CF1, OP, OR, OF1 in 0..1
+    decisions:ArrayLike|Tensor,   # (N, C) bool
+    labels:ArrayLike|Tensor,      # (N, C) in {1, 0, -1}; 0 is left out
+)->dict[str, float]:              # CP, CR, CF1, OP, OR, OF1 in 0..1
     "Precision, recall and F1, averaged over classes (C) and over all decisions (O)."
     d, y = _scores_labels(decisions, labels)
     has = (y == 1).any(1)
     d, y = d.bool()[has], y[has]
-    right, called, there = ((m.sum(1)).double() for m in (d & (y == 1), d & (y != 0), y == 1))
+    right, called, there = (m.sum(1).double() for m in (d & (y == 1), d & (y != 0), y == 1))
     cp, cr = (right/called.clamp(min=1)).mean().item(), (right/there).mean().item()
     op, orec = (right.sum()/called.sum().clamp(min=1)).item(), (right.sum()/there.sum()).item()
     return dict(CP=cp, CR=cr, CF1=_f1(cp, cr), OP=op, OR=orec, OF1=_f1(op, orec))
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #f47c70d7
 def _probabilities(
-    scores,     # (N, C)
-):              # the same
+    scores:ArrayLike|Tensor,     # (N, C)
+)->ArrayLike|Tensor:             # the same
     "Scores in 0..1, or a `ValueError`."
     s = torch.as_tensor(scores)
     if s.numel() and not (0 <= s.min() and s.max() <= 1):
         raise ValueError(f'scores reach from {s.min():.3g} to {s.max():.3g}: probabilities in 0..1 '
-                         f'were expected; '
-                         'apply a sigmoid first, or use mean_ap, which takes any scores')
+                         'were expected; apply a sigmoid first, or use mean_ap, which takes any '
+                         'scores')
     return scores
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #43220a48
 def evaluate(
-    scores,         # (N, C) probabilities
-    labels,         # (N, C) in {1, 0, -1}; 0 is left out
-    classes=None,   # C names; None: class numbers
-    threshold=.5,   # of the decisions
-    top=3,          # of the second set of decisions, marked '@top'
+    scores:ArrayLike|Tensor,             # (N, C) probabilities
+    labels:ArrayLike|Tensor,             # (N, C) in {1, 0, -1}; 0 is left out
+    classes:Sequence[str]|None=None,     # C names; None: class numbers
+    threshold:float=.5,                  # of the decisions
+    top:int=3,                           # of the second set of decisions, marked '@top'
 )->dict:            # mAP, AP per class, skipped classes, CP .. OF1, CP@3 .. OF1@3
     "All multi-label metrics of one matrix of scores, as plain numbers in 0..1."
     ap = average_precision(_probabilities(scores), labels).tolist()
     names = [str(i) for i in range(len(ap))] if classes is None else list(classes)
     if len(set(names)) != len(ap):
         raise ValueError(f'{len(set(names))} distinct class names for {len(ap)} columns: give one '
-                         f'name a column')
+                         'name a column')
     seen = {n: a for n, a in zip(names, ap) if a == a}
     at_top = decision_metrics(decide(scores, threshold, top), labels)
     return dict(mAP=mean_ap(scores, labels), AP=seen, skipped=[n for n in names if n not in seen],
@@ -161,10 +165,10 @@ def pseudo_quality(
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #ad43594e
 def _spans(
-    start,   # (m,) left or upper side, in 0..1
-    size,    # (m,) width or height, in 0..1
-    n,       # number of cells along this side
-)->Tensor:   # (m, n) bool
+    start:Tensor,   # (m,) left or upper side, in 0..1
+    size:Tensor,    # (m,) width or height, in 0..1
+    n:int,          # number of cells along this side
+)->Tensor:          # (m, n) bool
     "Cells whose centre lies inside a span, and the cell that holds the span's own centre."
     centre = (torch.arange(n, device=start.device) + .5)/n
     inside = (centre >= start[:, None]) & (centre < (start + size)[:, None])
@@ -173,27 +177,26 @@ def _spans(
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #604f7345
 def box_masks(
-    boxes,      # list of n arrays (m, 4): x, y, width, height as shares of the image in 0..1
-    size,       # (H, W) of the masks
-)->Tensor:      # (n, H, W) bool
-    "Masks that are true inside any of a picture's boxes."
+    boxes:Sequence[ArrayLike],   # n arrays (m, 4): x, y, width, height as shares of the image
+    size:tuple[int, int],        # (H, W) of the masks
+)->Tensor:                       # (n, H, W) bool
+    "Masks that are true inside any of an image's boxes; a `ValueError` for boxes in pixels."
     parts = [torch.as_tensor(b, dtype=torch.float64).reshape(-1, 4) for b in boxes]
     flat = torch.cat(parts) if parts else torch.zeros(0, 4)
     if flat.numel() and flat.max() > 1.01:      # a little more than 1 is rounding
         raise ValueError(f'a box holds {flat.max():.4g}: shares of width and height in 0..1 were '
-                         f'expected; '
-                         'divide pixels by the image size')
-    owner = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(b) for b in parts],
-        dtype=torch.long))
+                         'expected; divide pixels by the image size')
+    counts = torch.tensor([len(b) for b in parts], dtype=torch.long)
+    owner = torch.repeat_interleave(torch.arange(len(parts)), counts)
     x, y, w, h = flat.unbind(1)
     cells = _spans(y, h, size[0])[:, :, None] & _spans(x, w, size[1])[:, None]
     return torch.zeros(len(parts), *size, dtype=torch.int32).index_add_(0, owner, cells.int()) > 0
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #cf085238
 def _maps_masks(
-    maps,     # (n, h, w) array or tensor, not negative
-    masks,    # (n, H, W) bool
-):            # (n, h, w) float, (n, H, W) bool, on one device
+    maps:ArrayLike|Tensor,      # (n, h, w), not negative
+    masks:ArrayLike|Tensor,     # (n, H, W) bool
+)->tuple[Tensor, Tensor]:       # (n, h, w) float, (n, H, W) bool, on one device
     "Checked maps and masks."
     R, inside = torch.as_tensor(maps).detach().float(), torch.as_tensor(masks)
     if R.ndim != 3 or inside.ndim != 3 or len(R) != len(inside):
@@ -207,31 +210,30 @@ def _maps_masks(
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #3c270155
 def pointing_game(
-    maps,       # (n, h, w) not negative
-    masks,      # (n, H, W) bool
-)->Tensor:      # (n,) in 0..1, nan where a mask is empty
+    maps:ArrayLike|Tensor,      # (n, h, w) not negative
+    masks:ArrayLike|Tensor,     # (n, H, W) bool
+)->Tensor:                      # (n,) in 0..1, nan where a mask is empty
     "Does the highest cell of each map lie inside its mask?"
     R, inside = _maps_masks(maps, masks)
-    at_centres = F.interpolate(inside[:, None].float(), size=R.shape[1:], mode='nearest-exact')[:,
-        0]
+    at_centres = F.interpolate(inside[:, None].float(), size=R.shape[1:], mode='nearest-exact')
     highest = (R == R.amax((1, 2), keepdim=True)).float()
-    hit = (highest*at_centres).sum((1, 2))/highest.sum((1, 2))
+    hit = (highest*at_centres[:, 0]).sum((1, 2))/highest.sum((1, 2))
     return torch.where(inside.any(2).any(1), hit, torch.nan)
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #b138d9fe
 def _to_size(
-    R,       # (n, h, w)
-    size,    # (H, W)
-)->Tensor:   # (n, H, W)
+    R:Tensor,               # (n, h, w)
+    size:tuple[int, int],   # (H, W)
+)->Tensor:                  # (n, H, W)
     "Maps at another resolution, bilinearly."
     if R.shape[1:] == size: return R
     return F.interpolate(R[:, None], size=size, mode='bilinear', align_corners=False)[:, 0]
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #92bcdce9
 def energy_in_box(
-    maps,       # (n, h, w) not negative
-    masks,      # (n, H, W) bool
-)->Tensor:      # (n,) in 0..1, nan where a mask is empty
+    maps:ArrayLike|Tensor,      # (n, h, w) not negative
+    masks:ArrayLike|Tensor,     # (n, H, W) bool
+)->Tensor:                      # (n,) in 0..1, nan where a mask is empty
     "Share of each map's mass that lies inside its mask."
     R, inside = _maps_masks(maps, masks)
     R = _to_size(R, inside.shape[1:])
@@ -240,10 +242,10 @@ def energy_in_box(
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #f27a8b6f
 def map_iou(
-    maps,           # (n, h, w) not negative
-    masks,          # (n, H, W) bool
-    threshold=.5,   # share of each map's maximum
-)->Tensor:          # (n,) in 0..1, nan where a mask is empty
+    maps:ArrayLike|Tensor,      # (n, h, w) not negative
+    masks:ArrayLike|Tensor,     # (n, H, W) bool
+    threshold:float=.5,         # share of each map's maximum
+)->Tensor:                      # (n,) in 0..1, nan where a mask is empty
     "Intersection over union of the thresholded map and its mask."
     R, inside = _maps_masks(maps, masks)
     R = _to_size(R, inside.shape[1:])

@@ -13,6 +13,6 @@ from .dataset import BOX_COLUMNS, CLEAN_NAMES, Dataset, box_pairs, clean_name
 from .downloads import download
 from .images import open_image
 from .loading import READERS, SETTINGS, load
-from .table import (CODE, check_header, convert_cells, parse_table, read_cells,
-                              table_paths, write_csv)
+from .table import CODE, check_header, convert_cells, parse_table
+from .table import read_cells, table_paths, write_csv
 from .voc import VOC_CLASSES

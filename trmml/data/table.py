@@ -204,9 +204,15 @@ def _chosen(
     return chosen
 
 # %% ../../nbs/data/07_label_tables.ipynb #6d949433
-def _of_lists(header, cells, column, unlisted, separator, rows, path):
+def _of_lists(
+    header:list[str],        # names of columns
+    column:int,              # the one of lists
+    cells:list[list],        # of each row
+    path:str|Path,           # for messages
+    **how,                   # unlisted, separator, rows, as for `convert_lists`
+)->tuple[list[str], np.ndarray]:   # class names, sorted; (N, C) int8
     "Classes and labels of the column of lists; a `ValueError` if it names none."
-    found = convert_lists([r[column] for r in cells], unlisted, separator, rows, path)
+    found = convert_lists([r[column] for r in cells], path=path, **how)
     if not found[0]: raise ValueError(f'{path}: no row lists a class in column {header[column]!r}')
     return found
 
@@ -226,7 +232,9 @@ def parse_table(
     keep = [k for k in range(1, len(header)) if k != at]
     if not keep: raise ValueError(f'{path}: no column for a class; add one')
     lists = _holds_lists(header, keep, cells)
-    if lists: classes, labels = _of_lists(header, cells, keep[0], unlisted, separator, rows, path)
+    if lists:
+        classes, labels = _of_lists(header, keep[0], cells, path, unlisted=unlisted,
+                                    separator=separator, rows=rows)
     else:
         classes = [header[k] for k in keep]
         labels = convert_cells([[str(r[k]) for k in keep] for r in cells], classes, rows, path)

@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checks import (check_on_disk, choice, decode_json, first_words, git_blob,
-                               missing)
+from .checks import check_on_disk, choice, decode_json, first_words
+from .checks import git_blob, missing
 from .published import BLOB
 from ..files import file_hash, write_whole
 
@@ -212,7 +212,9 @@ def recover_names(
 FORM = '{"<photo>.jpg": [class numbers]}'
 Found = tuple[str, list[str], np.ndarray, list[Path]]   # source, photos, labels, files
 
-def _read_index(path): return decode_json(path, dict[str, list[int]], FORM)
+def _read_index(path:Path)->dict[str, list[int]]:
+    "The class numbers of each photo."
+    return decode_json(path, dict[str, list[int]], FORM)
 
 def _both_lists(
     paths:list[Path],      # of the train list and the test list

@@ -109,7 +109,9 @@ def _voc_images(
     return [found.get(s, f'{s}.jpg') for s in stems]
 
 # %% ../../nbs/data/06_voc.ipynb #f4cedc8e
-def _list_path(base, listed): return base/'ImageSets'/'Main'/f'{listed}.txt'
+def _list_path(base:Path, listed:str)->Path:
+    "Where a list of a VOC folder is."
+    return base/'ImageSets'/'Main'/f'{listed}.txt'
 
 def _voc_stems(
     path:Path,     # of a list in ImageSets/Main
