@@ -115,12 +115,15 @@ def validation_split(
     n:int,             # images
     share:float=.2,    # of them to set aside
     seed:int=1200,     # of `numpy.random.RandomState`; 1200 is ROLE's and Large Loss's
+    last:bool=True,    # set aside the last of the permuted rows, as ROLE's code; else the first
 )->tuple[np.ndarray, np.ndarray]:   # rows to train on, rows to validate on, both sorted
-    "Cut a train split in two as the ROLE code does."
+    "Cut a train split in two; `ValueError` for a share that is not between 0 and 1."
     if not 0 < share < 1:
         raise ValueError(f'share {share!r}: expected a number between 0 and 1, such as .2')
     rows, k = np.random.RandomState(seed).permutation(n), int(np.round(share*n))
-    return np.sort(rows[:n - k]), np.sort(rows[n - k:])
+    cut = n - k if last else k
+    first, rest = np.sort(rows[:cut]), np.sort(rows[cut:])
+    return (first, rest) if last else (rest, first)
 
 # %% ../nbs/labels_and_metrics/1_labels.ipynb #be68b297
 def large_loss(
