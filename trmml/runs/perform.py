@@ -19,23 +19,23 @@ from .inputs import Inputs, inputs
 from .results import (identity, machine, plain, result_file, score_all, stored, versions,
                                 weights_file, write)
 from .run import Run, members, origin
-from ..train import fit
+from ..train import Method, fit
 
 # %% ../../nbs/runs/4_perform.ipynb #cfc36e15
 def make(
-    x:Inputs,
-): # a trmml.train.method.Method, untrained
+    x:Inputs, # of the run
+)->Method:    # untrained
     "The method that a run's description names."
     classes = x.split('train').prompts
     return create(x.run.method, x.clip, classes, **{'seed': x.run.seed, **dict(x.run.settings)})
 
 # %% ../../nbs/runs/4_perform.ipynb #6debd9c5
 def trained(
-    run:Run,
+    run:Run,                 # whose method is wanted
     out:str|Path='results',  # holds runs/
     root:str|Path|None=None, # of the data
-    device:str='cpu',
-):                           # a trmml.train.method.Method, in evaluation mode
+    device:str='cpu',        # that the method is on
+)->Method:                   # in evaluation mode
     "The trained method of a run, from its file; trains it if there is none."
     path = weights_file(run, out)
     if not path.exists() or stored(run, out, root, device) is None: perform(run, root, out, device)
@@ -45,10 +45,10 @@ def trained(
 
 # %% ../../nbs/runs/4_perform.ipynb #9b45dd0d
 def take_over(
-    x:Inputs,
-    ensemble, # the method of this run
-    out:str|Path='results',
-)->list[dict]:
+    x:Inputs,               # of the run
+    ensemble:Method,        # of the run
+    out:str|Path='results', # holds runs/
+)->list[dict]:              # a row per member and epoch
     "Give an ensemble its members, trained in `out`; returns their logs, one after the other."
     log = []
     for m, r in zip(ensemble.members, members(x.run)):
@@ -58,11 +58,11 @@ def take_over(
     return log
 
 def learn(
-    x:Inputs,
-    method,           # of this run
-    ckpt:str|Path,    # checkpoint file
-    out:str|Path='results',
-)->list[dict]:        # a row per epoch
+    x:Inputs,               # of the run
+    method:Method,          # of the run
+    ckpt:str|Path,          # checkpoint file
+    out:str|Path='results', # holds runs/
+)->list[dict]:              # a row per epoch
     "Train the method of a run."
     if members(x.run): return take_over(x, method, out)
     if origin(x.run) is not None: method.start_from(trained(origin(x.run), out, x.root, x.device))
@@ -72,7 +72,7 @@ def learn(
 
 # %% ../../nbs/runs/4_perform.ipynb #52ce2e1b
 def describe(
-    x:Inputs,
+    x:Inputs,        # of the run
     read:dict,       # as from `identity`
     measured:tuple,  # as from `score_all`
     log:list,        # a row per epoch
@@ -88,10 +88,10 @@ def describe(
 
 # %% ../../nbs/runs/4_perform.ipynb #78e9b29b
 def perform(
-    run:Run,
+    run:Run,                 # to train and score
     root:str|Path|None=None, # of the data
     out:str|Path='results',  # holds runs/
-    device:str='cpu',
+    device:str='cpu',        # cpu | cuda | cuda:N
     progress:bool=False,     # bars of features and epochs
 )->dict:                     # the result, as written
     "Train and score one run, from its checkpoint on; writes its result and the trained method."

@@ -8,6 +8,7 @@ __all__ = ['TOWER', 'read_recipes', 'entry', 'resolve', 'recipe', 'trial', 'tria
 # %% ../../nbs/runs/6_recipes.ipynb #8c290ccf
 import itertools
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 
 from ..files import shipped
@@ -36,8 +37,8 @@ def resolve(
     return {**full, **{k: factor*full[of] for k, (factor, of) in table.get('times', {}).items()}}
 
 def recipe(
-    method:str,
-    dataset:str='doodles',
+    method:str,            # as in METHODS
+    dataset:str='doodles', # as in the file
 )->dict: # name -> value; empty: the method's own defaults
     "What a method is trained with on a data set."
     table = entry(method, dataset)
@@ -45,18 +46,18 @@ def recipe(
 
 # %% ../../nbs/runs/6_recipes.ipynb #713593ef
 def trial(
-    method:str,
-    values:dict, # a value of each setting that was tried
-    dataset:str='doodles',
-)->dict:         # all settings of this trial
+    method:str,            # with trials in the file
+    values:dict,           # a value of each setting that was tried
+    dataset:str='doodles', # as in the file
+)->dict:                   # all settings of this trial
     "What a method is trained with in one trial."
     table = entry(method, dataset)
     shared = {k: v for k, v in table['settings'].items() if k not in table['trials']}
     return resolve(table, {**shared, **values})
 
 def trials(
-    method:str,
-    dataset:str='doodles',
+    method:str,            # with trials in the file
+    dataset:str='doodles', # as in the file
 )->list[dict]: # settings to try
     "The settings of all trials of a method."
     tried = entry(method, dataset)['trials']
@@ -64,7 +65,7 @@ def trials(
 
 # %% ../../nbs/runs/6_recipes.ipynb #f0e45c08
 def chosen(
-    method:str,
+    method:str,               # as in METHODS, or a label
     backbone:str,             # that a run has
     protocol:str='partial',   # of the run
 )->dict:                      # name -> value
@@ -83,7 +84,7 @@ def chosen(
 TOWER = {'doodle-clip': 'doodle-resnet', 'RN50': 'resnet50', 'RN101': 'resnet101'}
 
 def standing(
-    method:str,
+    method:str,  # as in METHODS
     common:dict, # fields of a run
 )->dict:         # the same, with the method's backbone and weights
     "Fields of a run for one method: with an ImageNet ResNet if it was published on one."
@@ -96,13 +97,13 @@ def standing(
 # %% ../../nbs/runs/6_recipes.ipynb #dfae22e9
 def grid(
     dataset:str,           # a name or a path
-    methods:list[str],
-    ratios=(1.,),          # known-label ratios
-    seeds=(0,),
+    methods:list[str],     # names, as in METHODS
+    ratios:Sequence[float]=(1.,), # known-label ratios, in (0, 1]
+    seeds:Sequence[int]=(0,),     # of masks, weights and row order
     settings:dict|None=None, # method -> settings; None: those chosen for the backbone
     epochs:int|None=None,    # overrides every recipe; None: each method's own
-    **common,                # other fields of Run
-)->list[Run]:
+    **common:object,         # other fields of Run
+)->list[Run]:                # method by method
     "Runs for every method, ratio and seed; what reads no labels has one per seed, or one in all."
     runs, length = [], {} if epochs is None else dict(epochs=epochs)
     for m in methods:

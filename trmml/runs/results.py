@@ -12,21 +12,23 @@ import os
 import platform
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 import trmml
+from ..features import Store
 from ..files import whole, write_whole
 from ..metrics import evaluate
 from .inputs import inputs
 from .run import Run
-from ..train import predict
+from ..train import Method, predict
 
 # %% ../../nbs/runs/3_results.ipynb #2818312a
 def identity(
-    run:Run,
+    run:Run,                 # any
     root:str|Path|None=None, # of the data
-    device:str='cpu',
+    device:str='cpu',        # of the encoder
 )->dict:                     # weights_hash; variants: split -> digest
     "What a run reads, as it is on disk now: the weights, and the variant of each split."
     x = inputs(run, root, device)
@@ -43,8 +45,8 @@ def processor()->str:
     return f'{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}'
 
 def machine(
-    device:str='cpu',
-)->str:
+    device:str='cpu', # cpu | cuda | cuda:N
+)->str: # its name, the CPU's with its number of threads
     "What a run's time was taken on."
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -56,8 +58,8 @@ def versions()->dict:
 
 # %% ../../nbs/runs/3_results.ipynb #d185f18b
 def plain(
-    x, # anything made of dicts, lists, tuples and values
-):     # the same, tuples as lists, without entries that are nan
+    x:object, # dicts, lists, tuples and values
+)->object:    # the same, tuples as lists, without entries that are nan
     "The same for JSON, which knows no nan: entries that are not defined are left out."
     if isinstance(x, (list, tuple)): return [plain(v) for v in x]
     if not isinstance(x, dict): return x
@@ -65,10 +67,10 @@ def plain(
 
 # %% ../../nbs/runs/3_results.ipynb #40f5bd68
 def score_all(
-    method,       # trained
-    store,        # of images to score
-    labels,       # int8 (N, C)
-    classes:list, # their names
+    method:Method,     # trained
+    store:Store,       # of images to score
+    labels:np.ndarray, # int8 (N, C)
+    classes:list,      # their names
 )->tuple[dict, dict]: # as from `trmml.metrics.evaluate`; kind of score -> mAP
     "mAP, F1 scores and AP of each class; TRM-ML's other scores beside the one it returns."
     out = evaluate(predict(method, store), labels, classes)
@@ -82,24 +84,24 @@ def score_all(
 
 # %% ../../nbs/runs/3_results.ipynb #ecd114fb
 def result_file(
-    run:Run,
+    run:Run, # whose key counts
     out:str|Path='results', # holds runs/
 )->Path:
     "Where the result of a run lies, or will lie."
     return Path(out)/'runs'/f'{run.key}.json'
 
 def weights_file(
-    run:Run,
+    run:Run, # whose key counts
     out:str|Path='results', # holds runs/
 )->Path:
     "Where the trained method of a run lies, or will lie."
     return result_file(run, out).with_suffix('.safetensors')
 
 def write(
-    run:Run,
-    result:dict, # of plain values
-    method,      # trained
-    out:str|Path='results',
+    run:Run,                # that the result is of
+    result:dict,            # of plain values
+    method:Method,          # trained
+    out:str|Path='results', # holds runs/
 )->None:
     "The trained method, then the result: a kill leaves no half file under a final name."
     with whole(weights_file(run, out)) as beside:
@@ -108,7 +110,7 @@ def write(
 
 # %% ../../nbs/runs/3_results.ipynb #67cf4b35
 def stored(
-    run:Run,
+    run:Run,                 # whose result is wanted
     out:str|Path='results',  # holds runs/
     root:str|Path|None=None, # of the data, to check against
     device:str='cpu',        # of the encoder, to check against

@@ -69,7 +69,7 @@ class Run:
 LATER = ('views', 'data', 'features')   # part of the key only if they are set
 
 def run_key(
-    run:Run,
+    run:Run, # any
 )->str: # 16 hexadecimal digits
     "Hash of the description: names the result file."
     said = {k: v for k, v in asdict(run).items() if v or k not in LATER}
@@ -77,8 +77,8 @@ def run_key(
 
 # %% ../../nbs/runs/1_run.ipynb #44d73458
 def stands_for(
-    run:Run,
-)->Run:
+    run:Run, # any
+)->Run: # itself, or one run for many
     "The run whose result this one has as well: itself, unless the method reads no labels."
     cls = find(run.method)[0]
     if cls.reads_labels: return run
@@ -86,22 +86,22 @@ def stands_for(
     return replace(run, known=1., protocol='partial', **untrained)
 
 def all_settings(
-    run:Run,
-)->dict:
+    run:Run, # any
+)->dict: # name -> value
     "Settings that belong to the method's name, overridden by those of the run."
     return {**find(run.method)[1], **dict(run.settings)}
 
 def members(
-    run:Run,
-)->list[Run]:
+    run:Run, # of an ensemble, or of any other method
+)->list[Run]: # empty for other methods
     "The runs of an ensemble's members, in their order; none for other methods."
     made_of = find(run.method)[0].made_of(**all_settings(run))
     return [stands_for(replace(run, method=m, settings=s)) for m, s in made_of]
 
 # %% ../../nbs/runs/1_run.ipynb #17bb0dee
 def origin(
-    run:Run,
-)->Run|None:
+    run:Run, # any
+)->Run|None: # None for what starts from nothing
     "The run, with complete labels, that a method starts from; None if it starts from nothing."
     start = find(run.method)[0].starts_from(**all_settings(run))
     if start is None: return None

@@ -7,7 +7,7 @@ __all__ = ['registrations', 'worker', 'engine', 'side_by_side', 'waves', 'prepar
 
 # %% ../../nbs/runs/5_schedule.ipynb #2b65b50e
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .run import Run, members, origin
 
 # %% ../../nbs/runs/5_schedule.ipynb #4f429064
 def registrations(
-    run:Run,
+    run:Run, # any
 )->dict: # name -> (class or 'module:class', settings)
     "What a process must know of the registry to perform a run: its method, members and origin."
     start = origin(run)
@@ -47,8 +47,8 @@ def worker(
 
 # %% ../../nbs/runs/5_schedule.ipynb #dfdaf917
 def engine(
-    n_jobs:int, # processes on this machine
-):              # a context in which joblib's `Parallel` uses it
+    n_jobs:int,     # processes on this machine
+)->parallel_config: # a context in which joblib's `Parallel` uses it
     "A joblib setting: processes here, or workers of the dask scheduler in TRMML_CLUSTER."
     if not (address := os.environ.get('TRMML_CLUSTER')): return parallel_config(n_jobs=n_jobs)
     try: from dask.distributed import Client
@@ -63,10 +63,10 @@ def engine(
 
 # %% ../../nbs/runs/5_schedule.ipynb #1fa07e28
 def side_by_side(
-    device:str,
+    device:str,      # cpu | cuda | cuda:N
     n:int,           # runs
     live:bool=False, # whether any of them has live views
-)->int:
+)->int:              # at least 1
     "How many runs to do at a time: one per core; on an NVIDIA GPU up to four, as memory allows."
     kind = torch.device(device).type
     if kind == 'cpu': return max(1, min(cpu_count(), n))
@@ -77,8 +77,8 @@ def side_by_side(
 
 # %% ../../nbs/runs/5_schedule.ipynb #e6e67014
 def waves(
-    runs:list[Run],
-    absent,    # callable: list of Run -> those without a result, each once
+    runs:list[Run], # wanted
+    absent:Callable, # list of Run -> those without a result, each once
 )->list[list[Run]]:
     "What is to be run, in the order in which it is begun: members of ensembles before these."
     missing = absent(runs)
@@ -103,12 +103,12 @@ def free_memory()->None:
 
 # %% ../../nbs/runs/5_schedule.ipynb #19b1131b
 def perform_all(
-    runs:list[Run],
+    runs:list[Run],          # may contain one twice
     root:str|Path|None=None, # of the data
     out:str|Path='results',  # holds runs/
-    device:str='cpu',
+    device:str='cpu',        # cpu | cuda | cuda:N
     n_jobs:int|None=None,    # None: see `side_by_side`
-    progress:bool=True,
+    progress:bool=True,      # a bar
 )->list[dict]:               # results in the order of `runs`
     "Results of many runs; those already there are not run again."
     def absent(some:Iterable[Run])->list[Run]:
