@@ -32,21 +32,26 @@ def chapters():
 def toctree(caption, documents): return '\n'.join(['```{toctree}', f':caption: {caption}', '', *documents, '```', ''])
 
 
-def stub(module):
-    "A page of the reference."
-    return f'# {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n```\n'
-
-
 def modules():
-    "Names of all modules."
+    "Names of all modules, packages among them."
     for p in sorted((root/'trmml').rglob('*.py')):
         name = '.'.join(p.relative_to(root).with_suffix('').parts).removesuffix('.__init__')
         if p.name != '_modidx.py' and name != 'trmml': yield name
 
 
+def stub(module):
+    "A page of the reference; that of a package leads to its modules."
+    inner = [m for m in modules() if m.startswith(f'{module}.')]
+    options = '\n   :inherited-members: object' if module == 'trmml.photos.estimator' else ''   # made of layers
+    page = f'# {module}\n\n```{{eval-rst}}\n.. automodule:: {module}{options}\n```\n'
+    return page + ('\n' + toctree('Modules', inner) if inner else '')
+
+
 def contents():
+    "The root of the book."
     parts = [toctree(PARTS[folder], documents) for folder, documents in chapters().items() if documents]
-    return '\n'.join(['# Contents', '', toctree('Start', ['/index']), *parts, toctree('Reference', list(modules()))])
+    reference = toctree('Reference', [m for m in modules() if m.count('.') == 1])
+    return '\n'.join(['# Contents', '', toctree('Start', ['/index']), *parts, reference])
 
 
 def mathjax():

@@ -1,11 +1,13 @@
 """The book: these notebooks with their stored outputs and a reference of the library (python .ci/book.py)."""
 import json
 import re
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 
 from fastcore.docments import docments
 
+sys.path.insert(0, str(Path(__file__).parent))   # for conf.anchor
 settings = ConfigParser(delimiters=['='])
 settings.read(Path(__file__).parents[1]/'settings.ini', encoding='utf-8')
 cfg = settings['DEFAULT']
@@ -20,17 +22,25 @@ nb_ipywidgets_js = {}            # nothing is asked of another host
 myst_enable_extensions = ['dollarmath', 'amsmath']
 myst_dmath_double_inline = True  # $$ after a line of text
 myst_heading_anchors = 4
+myst_heading_slug_func = 'conf.anchor'
 mathjax_path = 'mathjax/tex-svg.js'
 autodoc_typehints = 'signature'
 autodoc_inherit_docstrings = False   # torch's are in another language of markup
 autodoc_member_order = 'bysource'
+add_module_names = False
+suppress_warnings = ['ref.python']   # two classes are called TRMML
 autodoc_default_options = {'members': True, 'show-inheritance': True}
 python_maximum_signature_line_length = 88
 html_theme, html_title = 'sphinx_book_theme', cfg['title']
-html_static_path = ['_book/static']
+html_static_path, html_css_files = ['_book/static', 'book.css'], ['book.css']
 html_theme_options = dict(repository_url=cfg['git_url'], repository_branch=cfg['branch'], path_to_docs='nbs',
-                          use_repository_button=True, show_toc_level=2, home_page_in_toc=False)
+                          use_repository_button=True, show_toc_level=2, navbar_persistent=[])
 html_show_sourcelink = html_copy_source = False
+
+
+def anchor(title):
+    "Of a heading, as JupyterLab makes it."
+    return title.replace(' ', '-')
 
 
 def without_directives(app, name, source):
