@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pandas as pd
-import papermill
 from tqdm import tqdm
 from ..files import project_root
 from .parameters import results_folder
@@ -35,10 +34,12 @@ def snapshot(out:Path)->dict: # path -> content, of tables and figures
 
 def known_parameters(path, given:dict)->dict:
     "Those that the notebook has."
+    import papermill   # of the extra `notebooks`
     return {k: v for k, v in given.items() if k in papermill.inspect_notebook(str(path))}
 
 def one(name, out, parameters):
     "Run a notebook: a row of what it did."
+    import papermill   # of the extra `notebooks`
     path, before, start = project_root()/'nbs'/f'{name}.ipynb', snapshot(out), time.time()
     trained, error = set((out/'runs').glob('*.json')), ''
     try:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -49,12 +48,13 @@ def thumbnail(
     fig:Figure,      # it is closed
     dpi:int=80,
     quality:int=80,  # of the JPEG
-)->display.Image:    # to be the last line of a cell
+)->object:           # IPython's image, to be the last line of a cell
     "A figure as a small JPEG."
     data = io.BytesIO()
     fig.savefig(data, dpi=dpi, format='jpeg', pil_kwargs=dict(quality=quality))
     plt.close(fig)
-    return display.Image(data.getvalue(), format='jpeg')
+    from IPython.display import Image as Shown   # where notebooks run
+    return Shown(data.getvalue(), format='jpeg')
 
 # %% ../../nbs/viz/1_images.ipynb #f591d6d6
 def picture(
