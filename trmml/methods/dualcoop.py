@@ -21,9 +21,10 @@ from ..train import Method, as_features, check_options, classification
 # %% ../../nbs/methods/02_dualcoop.ipynb #20ceff8e
 @torch.no_grad()
 def position_shift(
-    clip:CLIP,    # frozen
-    h:int, w:int, # of the dense map
-)->Tensor:        # (1 + h*w, d)
+    clip:CLIP, # frozen
+    h:int,     # height of the dense map
+    w:int,     # its width
+)->Tensor:     # (1 + h*w, d)
     "What the positional embedding adds to the dense features: both projections are linear."
     pool = clip.model.visual.attnpool
     return position_embedding(pool, h, w) @ pool.v_proj.weight.T @ pool.c_proj.weight.T

@@ -14,9 +14,10 @@ from ..train import Method
 
 # %% ../../nbs/methods/11_ensemble.ipynb #7c464e5e
 def unit_range(
-    s:Tensor,       # any shape
-    low=None, high=None, # None: its own
-)->Tensor:          # low at 0, high at 1
+    s:Tensor,   # any shape
+    low=None,   # what becomes 0; None: the least of it
+    high=None,  # what becomes 1; None: the largest
+)->Tensor:      # of the same shape
     "A whole matrix between 0 and 1."
     low, high = s.min() if low is None else low, s.max() if high is None else high
     return (s - low)/(high - low).clamp(min=1e-12)
@@ -70,7 +71,7 @@ class Mixture(Method):
 def learn_ranges(
     method:Mixture, # whose members are scored
     store,          # a Store of all images to be scored
-    batch:int=256,
+    batch:int=256,  # rows at a time
 ):                  # the same store
     "Learn the range of each member's scores over all images of a store."
     rows = torch.arange(len(store)).split(batch)

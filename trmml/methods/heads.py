@@ -163,8 +163,8 @@ class PairHead(nn.Module):
 # %% ../../nbs/methods/08_heads.ipynb #ea2fc34e
 def square(
     k:Tensor, # (B, P) logits of pairs
-    C:int,
-):            # (B, C, C) probabilities, symmetric, ones on the diagonal
+    C:int,    # classes
+)->Tensor:    # (B, C, C) probabilities, symmetric, ones on the diagonal
     "Logits of pairs as a matrix of probabilities, without gradient."
     i, j = torch.triu_indices(C, C, 1)
     K = torch.ones(len(k), C, C, device=k.device)

@@ -249,7 +249,7 @@ def resize_tables(method, state):
 def over_training_set(
     method:ImageNetMethod, # after `training_set`
     what,                  # callable: Features -> tensor
-    batch:int=64,
+    batch:int=64,          # images at a time
 )->Tensor:                 # its results, one after the other
     "`what(features)` of all training images, as they are scored: plain, in evaluation mode."
     was = method.training

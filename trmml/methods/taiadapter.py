@@ -19,7 +19,7 @@ from .taidpt import Captions, SentenceMethod, read_sentences
 def perturb(
     f:Tensor,                      # (B, d)
     most:float,                    # sigma_max; 0: no noise
-    generator:torch.Generator=None,
+    generator:torch.Generator=None, # of the noise; None: torch's own
 )->Tensor:                         # (B, d) of unit length
     "Unit vectors moved by noise of random size."
     f = normalize(f.float(), dim=-1)

@@ -147,7 +147,7 @@ FIRST_SCENE = 50_000_000   # of the caption's scenes; train, test and pre-traini
 
 def doodle_captions(
     n:int,      # sentences
-    seed:int=0,
+    seed:int=0, # of the scenes
 )->list:        # of str
     "What could be said of scenes that are never drawn."
     scenes = (compose(FIRST_SCENE + 1_000_000*seed + i) for i in range(n))
@@ -157,7 +157,7 @@ def doodle_captions(
 def read_captions(
     source,        # 'doodles', a list of sentences, or a file in COCO's captions format
     n:int=None,    # at most so many; None: all of a file, 5,000 doodles
-    seed:int=0,
+    seed:int=0,    # of doodle captions
 )->list:           # of str; of a file, the first of each image
     "The sentences of a source."
     if source is None:
@@ -226,7 +226,7 @@ def local_scores(
 def ranking_loss(
     s:Tensor,        # (B, C) scores
     labels:Tensor,   # (B, C) in {1, 0, -1}; 0 is left out
-    margin:float=1.,
+    margin:float=1., # of positives before negatives
 )->Tensor:           # scalar: sum over pairs, mean over sentences
     "Every positive should lead every negative by the margin."
     lag = (margin - s[:, :, None] + s[:, None, :]).clamp(min=0)
@@ -239,7 +239,7 @@ class CaptionStore(Store):
         clip:CLIP,              # frozen
         tokens:Tensor,          # (N, 77) ids
         limit:int=4*2**30,      # bytes of features to keep
-        chunk:int=256,          # sentences a forward pass
+        chunk:int=256,          # sentences per forward pass
     ):
         self.clip, self.tokens, self.kept = clip, tokens, None
         L = int(tokens.argmax(1).max()) + 1
