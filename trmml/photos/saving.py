@@ -90,6 +90,7 @@ def measured_words(
             f"calibration error {m['calibration_error']:.3f}. "
             f"Thresholds were chosen on the same photos, so F1 is a little flattered.")
 
+# %% ../../nbs/photos/11_saving.ipynb #56645b64
 def class_rows(
     said:dict, # from `description`
 )->list:       # of str, Markdown
