@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/data/00_data.ipynb #2ac6d7fa
 from .catalogue import ALIASES, PEERS, as_peer, full_name
-from .checks import data_root
 from .coco import COCO_DEFAULTS, decode_rle
 from .dataset import BOX_COLUMNS, CLEAN_NAMES, Dataset, box_pairs, clean_name
 from .downloads import download
@@ -16,3 +15,4 @@ from .loading import READERS, SETTINGS, load
 from .table import CODE, check_header, convert_cells, parse_table
 from .table import read_cells, table_paths, write_csv
 from .voc import VOC_CLASSES
+from ..files import data_root

@@ -18,9 +18,9 @@ import pandas as pd
 from pycocotools import mask as coco_mask
 
 from .annotation_cache import cached
-from .checks import USUAL, check_on_disk, choice, data_root, decode_json, missing, unique
+from .checks import USUAL, check_on_disk, choice, decode_json, missing, unique
 from .dataset import BOX_COLUMNS, take_boxes
-from ..files import file_hash
+from ..files import data_root, file_hash
 
 # %% ../../nbs/data/05_coco.ipynb #7a8467c2
 class _Entry(msgspec.Struct, gc=False):

@@ -9,10 +9,10 @@ __all__ = ['VOC07', 'VOC12', 'COCO', 'VG', 'GENOME', 'FILES', 'RAW', 'SARB', 'UN
 from pathlib import Path
 
 from .catalogue import full_name
-from .checks import data_root
 from .fetch import File, get_file
 from .nuswide import REQUEST
 from .published import BLOB, COMMITS, LISTS
+from ..files import data_root
 
 # %% ../../nbs/data/14_downloads.ipynb #1ee10cb2
 VOC07 = ('http://host.robots.ox.ac.uk/pascal/VOC/voc2007/', 'http://pjreddie.com/media/files/',

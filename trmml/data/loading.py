@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .catalogue import ALIASES, full_name
-from .checks import choice, data_root
+from .checks import choice
 from .coco import COCO_DEFAULTS, coco2014, coco_folder
 from .cub200 import read_cub200
 from .dataset import Dataset, clean_name
@@ -21,6 +21,7 @@ from .nuswide import read_nuswide
 from .table import read_table
 from .vg200 import read_vg200
 from .voc import find_voc, voc2007, voc2012, voc_folder
+from ..files import data_root
 
 # %% ../../nbs/data/15_loading.ipynb #bcaead46
 def doodles(

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .checks import data_root
 from .dataset import Dataset
-from ..files import file_hash
+from ..files import data_root, file_hash
 from ..labels import check_labels
 
 # %% ../../nbs/data/08_published.ipynb #7b7f4254

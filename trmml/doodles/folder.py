@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .pictures import caption, draw, recognisable
 from .scenes import VOC_KINDS, compose
-from ..files import description_hash, write_whole
+from ..files import data_root, description_hash, write_whole
 
 # %% ../../nbs/doodles/7_folder.ipynb #5189fa26
 VERSION = 1   # of the drawings: raised whenever a pixel, a mask or a caption would change
@@ -187,6 +187,5 @@ def ensure(
     n = dict(train=train, test=test).get(split, 1)
     first = seed_of(split, n, seed)
     settings = dict(train=train, test=test, size=size, seed=seed, version=VERSION)
-    if root is None: root = os.environ.get('TRMML_DATA', '~/.cache/trmml/data')
-    folder = Path(root).expanduser()/f'doodles-{description_hash(settings, 8)}'
+    folder = data_root(root)/f'doodles-{description_hash(settings, 8)}'
     return write(folder, split, n, first, size, n_jobs, progress)
