@@ -91,6 +91,7 @@ def method_line(
         ax.fill_between(t.index, t['mean'] - t['std'], t['mean'] + t['std'], color=look['color'],
                         alpha=.2, lw=0)
 
+# %% ../../nbs/report/3_figures.ipynb #efdb176e
 def ratio_axes(
     ax:Axes,
     known:np.ndarray, # ratios of trained methods, percent

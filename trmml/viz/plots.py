@@ -88,6 +88,7 @@ def bar(
     ax.annotate(f'{mean:+.1f}', (end, y), xytext=(4, 0), textcoords='offset points', va='center',
                 fontsize=8)
 
+# %% ../../nbs/viz/3_plots.ipynb #357c432f
 def bars(
     effects:dict,          # name -> dict(mean, low, high), as from `trmml.report.paired`
     ax:Axes|None=None,     # None: new ones

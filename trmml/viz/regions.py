@@ -182,6 +182,7 @@ def figure_size(
     block = max(len(rows)*(panel + .15 + .15*lines), large*panel + .7)
     return width, n*(block + .12)
 
+# %% ../../nbs/viz/2_regions.ipynb #df31389d
 def region_figure(
     images:list,           # n images (H, W, 3) in 0..1
     rows:dict,             # name of a method -> n lists of guesses; drawn in this order
