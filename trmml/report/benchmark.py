@@ -228,6 +228,7 @@ def peers_parts(
                 text=backward(peers.encode_text, [peers]),
                 head=backward(lambda: peers.head(u, G, labels), [peers]))
 
+# %% ../../nbs/report/9_benchmark.ipynb #ce6abc90
 def our_parts(
     method,           # TRM-ML
     f,                # Features of a batch
