@@ -2003,7 +2003,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'trmml/report/benchmark.py'),
                                         'trmml.report.benchmark.whole_row': ( 'report/benchmark.html#whole_row',
                                                                               'trmml/report/benchmark.py')},
-            'trmml.report.companion': {},
             'trmml.report.component_figures': { 'trmml.report.component_figures.box_sizes': ( 'report/component_figures.html#box_sizes',
                                                                                               'trmml/report/component_figures.py'),
                                                 'trmml.report.component_figures.by_ratio': ( 'report/component_figures.html#by_ratio',
