@@ -34,7 +34,7 @@ def position_embedding(
     pool:nn.Module, # open_clip's AttentionPool2d
     h:int, w:int,   # size of the feature map
 )->Tensor:          # (1 + h*w, c)
-    "Positional embedding of the mean token and of an h x w grid, resized from the grid it was trained on."
+    "Positional embedding of the mean token and of an h x w grid, resized from its own grid."
     return resized_positions(pool.positional_embedding, h, w)
 
 def resized_positions(
@@ -69,7 +69,7 @@ def dense_features(
     pool:nn.Module, # open_clip's AttentionPool2d
     m:Tensor,       # (B, c, h, w) feature map
 )->Tensor:          # (B, d, h, w)
-    "Every position through the value and output projections, without mixing: vectors of the joint space that have a place."
+    "Every position through the value and output projections, without mixing."
     x = rearrange(m, 'b c h w -> b h w c')
     # one matrix, if `fold_projections` was there
     f = pool.joint(x) if hasattr(pool, 'joint') else pool.c_proj(pool.v_proj(x))

@@ -6,6 +6,8 @@
 __all__ = ['load']
 
 # %% ../../nbs/clip/16_loading.ipynb #e669c227
+from pathlib import Path
+
 import torch
 
 from . import imagenet
@@ -14,13 +16,13 @@ from .model import load as load_clip
 
 # %% ../../nbs/clip/16_loading.ipynb #8d51d4f0
 def load(
-    name:str='RN101',             # 'doodle-clip', one of open_clip's ResNets; 'resnet50', 'resnet101', 'doodle-resnet'
-    weights='openai',             # a hub tag of open_clip, a file, or None for random weights; the default is ImageNet's for those
+    name:str='RN101',             # 'doodle-clip', a ResNet of open_clip, or a key of TOWERS
+    weights:str|Path|None='openai', # a tag, a file, None: random; 'openai' is ImageNet's for TOWERS
     image_size:int=None,          # working resolution; None: twice the size of pre-training
     device:str|torch.device=None, # None: cpu
-    compute:torch.dtype=None,     # of the image encoder's arithmetic, such as torch.bfloat16; None: float32
+    compute:torch.dtype=None,     # of the image encoder's arithmetic; None: float32
     seed:int=0,                   # of random weights
 )->CLIP|imagenet.Tower:           # without a text encoder of its own in the second case
-    "A frozen backbone by name. OpenAI's RN50 and RN101 are the paper's; 'doodle-clip' ships with the package."
+    "A frozen backbone by name: RN50 and RN101 are the paper's, 'doodle-clip' is shipped."
     where = imagenet.load if name in imagenet.TOWERS else load_clip
     return where(name, weights, image_size, device, compute, seed)

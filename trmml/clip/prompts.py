@@ -21,7 +21,7 @@ def around_context(
     clip,       # a CLIP
     names:list, # C prompt-ready class names
     n_ctx:int,  # context vectors between
-)->tuple:       # embeddings before (C, 1, width) and behind (C, L - 1 - n_ctx, width), position of the end tokens (C,)
+)->tuple:       # before (C, 1, width), behind (C, L - 1 - n_ctx, width), end tokens (C,)
     "What stands around the context vectors of each class's prompt."
     tokens = tokenize([' '.join(['X']*n_ctx) + f' {n}.' for n in names]).to(clip.device)
     end = tokens.argmax(1)
@@ -66,7 +66,7 @@ def encode_prompts(
 
 # %% ../../nbs/clip/12_prompts.ipynb #0bdb7df7
 class PromptLearner(Contexts):
-    "Learnable context vectors before class names, and their text features; dual: a positive and a negative prompt a class."
+    "Learnable context vectors before class names, one or two (dual) prompts for each class."
     replays, recorded = False, None   # whether the pass is recorded on a GPU, and the recordings
     def __init__(self,
         clip,                      # a CLIP; only its embeddings are read here

@@ -21,7 +21,7 @@ def byte_pairs()->SimpleTokenizer:
 def tokenize(
     sentences:list, # of str
 )->Tensor:          # (K, 77) token ids
-    "CLIP's byte-pair tokens, with an end token in each row; a `ValueError` for a sentence that is too long."
+    "CLIP's byte-pair tokens, an end token in each row; a `ValueError` for too long a sentence."
     tokenizer = byte_pairs()
     # one place more shows what would be cut
     tokens = tokenizer(sentences, tokenizer.context_length + 1)

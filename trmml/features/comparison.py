@@ -24,8 +24,8 @@ def cosines(
 def likeness(
     stores:dict,   # name -> FeatureStore of the same images; the first is compared with
     batch:int=256, # rows read at a time
-)->pd.DataFrame:   # index name; smallest and mean cosine over dense and pooled vectors, bytes of a picture
-    "How near features in other numbers are to those of the first store; a `ValueError` for other images."
+)->pd.DataFrame:   # index name; smallest and mean cosine, bytes of a picture
+    "How near features are to those of the first store; a `ValueError` for other images."
     first, rows = next(iter(stores.values())), {}
     for name, store in stores.items():
         if store.shape != first.shape:

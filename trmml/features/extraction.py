@@ -60,7 +60,7 @@ def new_meta(
     description:dict, # from `describe`
     block:int,        # rows of a block
 )->dict:
-    "What `meta.json` says: the description with a hash for the list of files, the shape, and the libraries at work."
+    "What `meta.json` says: description, a hash for the list of files, shape, libraries at work."
     blank = torch.zeros(1, 3, description['image_size'], description['image_size'])
     with torch.inference_mode():
         shape = clip.features(blank.to(clip.device, clip.dtype)).dense.shape[1:]
@@ -138,7 +138,7 @@ def block_reader(
     workers:int,       # processes that read images
     pin:bool,          # for copies to a GPU
 )->Iterator:           # over (images, reasons), one item a batch
-    "The images of some blocks in fixed batches, read ahead; the caller's random numbers are left alone."
+    "The images of some blocks in fixed batches, read ahead; no random number is drawn."
     batches = [list(range(i, min(i + batch, stop)))
                for start, stop in todo for i in range(start, stop, batch)]
     return iter(DataLoader(pictures, batch_sampler=batches, num_workers=workers, pin_memory=pin,

@@ -45,7 +45,7 @@ def bytes_needed(
 # %% ../../nbs/features/01_formats.ipynb #e86eee09
 def quantise(
     x:Tensor,            # (B, d, h, w)
-    over:tuple=(-2, -1), # axes that share a scale: pixels of a channel; (1,) for channels of a pixel
+    over:tuple=(-2, -1), # axes that share a scale: a channel's pixels; (1,): a pixel's channels
     levels:int=127,      # largest code
 )->tuple:                # int8 codes like x; float32 scales, of length 1 along `over`
     "Codes and scales with `codes*scale` as near to `x` as 8 bits allow."
