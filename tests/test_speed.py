@@ -98,6 +98,16 @@ def test_the_loop_itself_fetches_nothing(clip):
     assert len(read) == 1 and keep(read[0])['total'] > 0
 
 
+@pytest.mark.parametrize('name', ['trmml', 'dualcoop', 'scpnet-frozen', 'hill-frozen'])
+@pytest.mark.filterwarnings('ignore:SCPNet sees one view')
+def test_the_log_tells_the_rate_of_the_optimiser(name, clip):
+    "Also where a method sets it itself."
+    method = made(name, clip); store, labels = method.training_set(*world(clip)); opt = optimizer(method); rates = []
+    for epoch in range(4):
+        rates.append(train_epoch(method, opt, store, labels, epoch, 4)['lr']); assert rates[-1] == opt.param_groups[0]['lr']
+    assert len(set(rates)) > 1
+
+
 # ---- counted labels give what labels alone give
 
 def test_counting_changes_nothing(clip, monkeypatch):
