@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 
 from .annotation_cache import cached
 from .checks import USUAL, check_on_disk, choice, decode_json, missing, unique
-from .dataset import BOX_COLUMNS, take_boxes
+from .dataset import take_boxes
 from ..files import data_root, file_hash
 
 # %% ../../nbs/data/05_coco.ipynb #7a8467c2
