@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import clip as clips
-from ..clip import CLIP, imagenet
+from ..clip import CLIP
 from ..data import Dataset, load
 from ..data.published import SINGLE, published
 from ..features import Rows, Store, open_views
@@ -37,8 +37,7 @@ def reading(
 @lru_cache(maxsize=4)
 def encoder(backbone, weights, image_size, device):
     "A frozen encoder by name: a CLIP, or one trained on ImageNet."
-    source = imagenet if backbone in imagenet.TOWERS else clips
-    return source.load(backbone, weights or None, image_size, device)
+    return clips.load(backbone, weights or None, image_size, device)
 
 def load_clip(
     run:Run, # whose backbone, weights and image size count
