@@ -1,4 +1,4 @@
-"""Make README.md from nbs/index.ipynb and results/README.md from nbs/report/9_results.ipynb: python .ci/readme.py
+"""Make README.md from nbs/index.ipynb and results/README.md from nbs/report/11_results.ipynb: python .ci/readme.py
 
 A page is a notebook's markdown cells and the text outputs of its code cells; links are rewritten for the page's place.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {'README.md': 'nbs/index.ipynb', 'results/README.md': 'nbs/report/9_results.ipynb'}
+PAGES = {'README.md': 'nbs/index.ipynb', 'results/README.md': 'nbs/report/11_results.ipynb'}
 LINE = re.compile(r'\n\n(?:\[previous: [^\n]*)?\[index\]\([^)]*\)(?: \| \[next[^\n]*)?$')   # previous | index | next
 
 
