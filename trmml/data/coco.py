@@ -192,7 +192,7 @@ def _coco_rows(
     images:pd.DataFrame,   # image entries
     boxes:pd.DataFrame,    # all boxes
     empty:str,             # images without annotation: 'keep' or 'drop'
-    order:str|None,        # 'annotation', 'file', 'string'; None: by annotation if dropped, else file
+    order:str|None,        # 'annotation', 'file', 'string'; None: the first if dropped, else 'file'
 )->np.ndarray:             # rows of `images`
     "Which images, in which order."
     if order == 'annotation' and empty == 'keep':

@@ -116,7 +116,7 @@ def _digest(
 
 # %% ../../nbs/data/15_loading.ipynb #1af3c1d9
 def load(
-    name_or_path:str|Path,       # a name in `READERS` or `ALIASES`, or the path of a folder or table
+    name_or_path:str|Path,       # a name in `READERS` or `ALIASES`; the path of a folder or table
     split:str='train',           # 'train', 'test', or a name on disk such as 'val2017'
     root:str|Path|None=None,     # of known data sets; None: TRMML_DATA, else ~/.cache/trmml/data
     difficult:str='negative',    # VOC's difficult objects: 'negative', 'positive' or 'ignore'
@@ -125,8 +125,8 @@ def load(
     **settings,                  # of this data set alone: see `SETTINGS`
 )->Dataset:                      # images, labels, class names and boxes
     """Load one split of a data set: a known one, a folder in COCO or VOC format, or a CSV or
-    parquet table. A class that an image shows only as difficult objects gets the label -1, 1 or 0; with
-    `empty='default'` images without annotation are dropped from coco2014 only. Raises
+    parquet table. A class that an image shows only as difficult objects gets the label -1, 1
+    or 0; with `empty='default'` images without annotation are dropped from coco2014 only. Raises
     FileNotFoundError for data that are not there, ValueError for data or choices that are none."""
     choice('difficult', difficult, ('negative', 'positive', 'ignore'))
     choice('empty', empty, ('default', 'keep', 'drop'))

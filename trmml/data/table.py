@@ -239,8 +239,9 @@ def parse_table(
         classes = [header[k] for k in keep]
         labels = convert_cells([[str(r[k]) for k in keep] for r in cells], classes, rows, path)
     chosen = _chosen(cells, at, split, path)
-    return dict(classes=classes, labels=labels[chosen], rows=[rows[k] for k in chosen],
-                names=[str(cells[k][0]).strip() for k in chosen], splits=at is not None, lists=lists)
+    names = [str(cells[k][0]).strip() for k in chosen]
+    return dict(classes=classes, labels=labels[chosen], names=names, lists=lists,
+                rows=[rows[k] for k in chosen], splits=at is not None)
 
 # %% ../../nbs/data/07_label_tables.ipynb #1b61ae29
 def find_photo(
@@ -325,7 +326,8 @@ def read_table(
     folder = path.parent if images is None else Path(images).expanduser()
     parts = dict(classes=table['classes'], labels=table['labels'],
                  paths=table_paths(table, folder, path), boxes=None, sizes=None)
-    return parts, _card(table, path, unlisted), f'unlisted={unlisted}' if table['lists'] else 'table'
+    words = f'unlisted={unlisted}' if table['lists'] else 'table'
+    return parts, _card(table, path, unlisted), words
 
 # %% ../../nbs/data/07_label_tables.ipynb #a92a3843
 def write_csv(

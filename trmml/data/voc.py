@@ -95,7 +95,8 @@ def _voc_classes(
     "The classes of a VOC folder: the twenty, unless it is of another name and holds others."
     if re.match(r'VOC2\d{3}', base.name): return list(VOC_CLASSES)
     files = sorted((base/'Annotations').glob('*.xml'))
-    found = {o[0] for objs in objects for o in objs} | {o[0] for p in files for o in _read_xml(p)[1]}
+    everything = [*objects, *(_read_xml(p)[1] for p in files)]
+    found = {name for objs in everything for name, *_ in objs}
     return list(VOC_CLASSES) if found <= set(VOC_CLASSES) else sorted(found)
 
 # %% ../../nbs/data/06_voc.ipynb #4d1d2825
