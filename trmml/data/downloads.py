@@ -110,7 +110,7 @@ def download(
     progress:bool=True,             # show bars
     keep:bool=False,                # keep archives after they are unpacked
     files:list[File]|None=None,     # None: those of the list above
-    **how,                          # timeout, attempts, pause, as for `trmml.data.fetch.fetch`
+    **how:float,                    # timeout, attempts, pause, as for `trmml.data.fetch.fetch`
 )->Path:                            # where the data lie; of a CLIP: of its weights
     """Download what may be downloaded of a data set. Where a licence or a login stands in the way,
     the error says what to do: PermissionError, or ConnectionError for what could not be fetched;

@@ -122,7 +122,7 @@ def load(
     difficult:str='negative',    # VOC's difficult objects: 'negative', 'positive' or 'ignore'
     empty:str='default',         # images without annotation: 'keep' or 'drop'
     prompts:str='clean',         # class names for prompts: 'clean' or 'raw'
-    **settings,                  # of this data set alone: see `SETTINGS`
+    **settings:object,           # of this data set alone: see `SETTINGS`
 )->Dataset:                      # images, labels, class names and boxes
     """Load one split of a data set: a known one, a folder in COCO or VOC format, or a CSV or
     parquet table. A class that an image shows only as difficult objects gets the label -1, 1

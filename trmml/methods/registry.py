@@ -90,7 +90,7 @@ def create(
     name:str,     # a key of METHODS: 'trmml', 'dualcoop', 'zeroshot', ..., or a registered name
     clip:CLIP,    # frozen
     classes:list, # prompt-ready class names
-    **settings,   # of the method or of its recipe
+    **settings:object, # of the method or of its recipe
 )->Method:        # on the CLIP's device
     "A method by name, untrained; a `TypeError` or `ValueError` says which setting is wrong."
     cls, fixed = find(name)
@@ -101,9 +101,9 @@ def create(
 # %% ../../nbs/methods/00_registry.ipynb #a47e61a2
 def register(
     name:str,       # new name
-    cls,            # a subclass of Method, or 'module:class'
+    cls:type|str,   # a subclass of Method, or 'module:class'
     title:str=None, # what tables and figures call it; None: its name
-    **settings,     # that belong to the name
+    **settings:object, # that belong to the name
 )->None:
     "Add a method of one's own to those that `create`, runs and tables can name."
     METHODS[name] = (cls, settings)

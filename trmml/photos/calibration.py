@@ -18,9 +18,9 @@ from ..labels import check_labels
 
 # %% ../../nbs/photos/02_calibration.ipynb #b2728c4e
 def set_aside(
-    labels,         # (N, C) in {1, 0, -1}
+    labels:np.ndarray, # (N, C) in {1, 0, -1}
     share:float=.2, # of the photos with labels
-    seed:int=0,
+    seed:int=0, # of the draw
     least:int=4,    # positives of each class that stay
 )->tuple:           # rows to train on, rows set aside, both sorted
     "A random share of the photos, which leaves every class enough to learn from."
@@ -77,8 +77,8 @@ def penalised_loss(
 
 # %% ../../nbs/photos/02_calibration.ipynb #8a01d812
 def calibrate(
-    scores,       # (N, C) in 0..1, of photos that training has not seen
-    labels,       # (N, C) in {1, 0, -1}; 0 is left out
+    scores:np.ndarray, # (N, C) in 0..1, of photos that training has not seen
+    labels:np.ndarray, # (N, C) in {1, 0, -1}; 0 is left out
     least:int=20, # known labels below which nothing is changed
 )->Calibration:
     "Slope and offsets by penalised maximum likelihood (Platt's method with priors)."
@@ -111,8 +111,8 @@ def best_threshold(
 
 # %% ../../nbs/photos/02_calibration.ipynb #cd923eb2
 def thresholds(
-    p,            # (N, C) calibrated probabilities of held-out photos
-    labels,       # (N, C) in {1, 0, -1}; 0 is left out
+    p:np.ndarray, # (N, C) calibrated probabilities of held-out photos
+    labels:np.ndarray, # (N, C) in {1, 0, -1}; 0 is left out
     least:int=10, # positives and negatives a class needs for a threshold of its own
 )->tuple:         # (C,) thresholds, (C,) bool: its own
     "A threshold for each class, by F1."
@@ -128,9 +128,9 @@ def thresholds(
 
 # %% ../../nbs/photos/02_calibration.ipynb #522abe0a
 def calibration_error(
-    p,         # (N, C) probabilities
-    labels,    # (N, C) in {1, 0, -1}; 0 is left out
-    bins:int=10,
+    p:np.ndarray, # (N, C) probabilities
+    labels:np.ndarray, # (N, C) in {1, 0, -1}; 0 is left out
+    bins:int=10, # of equal width in probability
 )->float:      # in 0..1
     "Expected calibration error over all known labels."
     P, Y = np.asarray(p, float), check_labels(labels)

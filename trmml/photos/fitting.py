@@ -307,10 +307,10 @@ def unseen(
 class Keeping(Fitted):
     "Keeps what was learned."
     def keep(self,
-        matcher:Matcher,
-        given:Given,
-        trained:Trained,
-        judged:Judged,
+        matcher:Matcher, # that was fitted
+        given:Given, # photos and labels as read
+        trained:Trained, # what training gave
+        judged:Judged, # figures on held-out photos
     )->None:
         "Set the attributes of a fitted estimator."
         self.method_, self.classes_, self.zero_shot_ = matcher, list(given.classes), []

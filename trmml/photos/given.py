@@ -261,7 +261,7 @@ def of_dataset(
 def read_labels(
     labels:LabelsLike|None,  # CSV or parquet, DataFrame, array: 1, 0, blank; None: the data set's
     classes:list|None=None,  # names of the columns to take; None: all
-    dataset=None,            # where labels are taken from if None are given
+    dataset:object=None,     # where labels are taken from if None are given
 )->Table:
     "Labels in any of their forms. Raises ValueError with row and column of the first that is none."
     classes = None if classes is None else [str(c) for c in classes]

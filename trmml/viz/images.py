@@ -29,9 +29,9 @@ def to_palette(
     small.save(path, format='png', optimize=True)
 
 def save(
-    fig:Figure,
+    fig:Figure, # a matplotlib figure
     path:str|Path,        # of a PNG file; its folder is made if need be
-    dpi:int=120,
+    dpi:int=120, # dots per inch
     colors:int|None=None, # size of a palette, up to 256; None: all colours
 )->Path:                  # of the file
     "Write a figure as PNG; `ValueError` for another ending."
@@ -46,7 +46,7 @@ def save(
 # %% ../../nbs/viz/1_images.ipynb #b4498e88
 def thumbnail(
     fig:Figure,      # it is closed
-    dpi:int=80,
+    dpi:int=80, # dots per inch
     quality:int=80,  # of the JPEG
 )->object:           # IPython's image, to be the last line of a cell
     "A figure as a small JPEG."
@@ -67,10 +67,10 @@ def picture(
 
 # %% ../../nbs/viz/1_images.ipynb #7b16f680
 def show_image(
-    ax:Axes,
+    ax:Axes, # to draw on
     img:np.ndarray,      # (H, W, 3) in 0..1, or (H, W) grey
-    title:str|None=None,
-    **text,              # of the title
+    title:str|None=None, # above it; None: none
+    **text:object,       # of the title
 )->Axes:
     "An image without a frame; coordinates are shares of its sides."
     ax.imshow(img, extent=(0, 1, 1, 0), aspect=img.shape[0]/img.shape[1],
@@ -87,9 +87,9 @@ BOX_STYLES = [(color, ('-', '--', ':')[(i + j) % 3]) for j in range(3)
 def draw_box(
     ax:Axes,         # as from `show_image`
     box:np.ndarray,  # x, y, w, h in 0..1
-    color:str='w',
-    ls:str='-',
-    lw:float=1.3,
+    color:str='w', # of the line or bar
+    ls:str='-', # line style
+    lw:float=1.3, # line width
     halo:str='w',    # its colour
 )->plt.Rectangle:
     "One box with a halo, to be seen on any ground."
@@ -101,7 +101,7 @@ def draw_box(
 def draw_boxes(
     ax:Axes,          # as from `show_image`
     boxes:dict,       # class name -> (m, 4) x, y, w, h in 0..1
-    fontsize:float=9,
+    fontsize:float=9, # in points
 )->Axes:
     "Boxes of all classes of an image, each class named once below it."
     looks = dict(zip(boxes, BOX_STYLES*len(boxes)))

@@ -23,7 +23,7 @@ def enlarged(
     return np.asarray(small.resize(shape[::-1], Image.Resampling.BICUBIC)).clip(0, 1)
 
 def show_map(
-    ax:Axes,
+    ax:Axes, # to draw on
     image:np.ndarray,   # (H, W, 3) in [0, 1]
     region:np.ndarray,  # (h, w), any scale
 )->None:
@@ -37,7 +37,7 @@ def show_map(
 POSITIVE, NEGATIVE = '#D55E00', '#F3C6A5'   # cells that were filled in
 
 def show_row(
-    ax:Axes,
+    ax:Axes, # to draw on
     y:int,              # height of the row
     labels:np.ndarray,  # (C,) in {1, 0, -1}
     new:np.ndarray,     # (C,) bool: cells that were filled in
@@ -52,7 +52,7 @@ def show_row(
 
 # %% ../../nbs/viz/4_opening.ipynb #34471fc2
 def show_labels(
-    ax:Axes,
+    ax:Axes, # to draw on
     classes:list[str],   # C names
     given:np.ndarray,    # (C,) in {1, 0, -1}
     filled:np.ndarray,   # (C,) in {1, -1}: the same where given is known

@@ -21,7 +21,7 @@ LINES = [dict(color=color, ls=dashes) for color, dashes in (
     ('#CC79A7', (0, (5, 1, 1, 1, 1, 1))), ('#E69F00', (0, (8, 3))))]
 
 def log_lines(
-    ax:Axes,
+    ax:Axes, # to draw on
     log:pd.DataFrame, # one row per epoch
     keys:list,        # columns to draw
 )->Axes:
@@ -35,7 +35,7 @@ def log_lines(
 
 # %% ../../nbs/viz/3_plots.ipynb #c0908b11
 def log_columns(
-    log:pd.DataFrame,
+    log:pd.DataFrame, # one row per epoch
     keys:list|None=None, # None: all loss terms and shares there are
 )->list:
     "The columns of a log to draw; `ValueError` where one is missing or none is there."
@@ -72,10 +72,10 @@ def training_curve(
 
 # %% ../../nbs/viz/3_plots.ipynb #3cf458b0
 def bar(
-    ax:Axes,
+    ax:Axes, # to draw on
     y:float,       # its row
     effect:dict,   # mean, low, high
-    color:str,
+    color:str, # of the line or bar
 )->None:
     "One effect: a bar, its interval and its number; hatched if the interval holds zero."
     mean, low, high = (effect[k] for k in ('mean', 'low', 'high'))
@@ -92,8 +92,8 @@ def bar(
 def bars(
     effects:dict,          # name -> dict(mean, low, high), as from `trmml.report.paired`
     ax:Axes|None=None,     # None: new ones
-    unit:str='mAP, points',
-    color:str='#0072B2',
+    unit:str='mAP, points', # of the values, for the axis
+    color:str=' #0072B2',
 )->Axes:
     "Effects as bars with their intervals."
     if ax is None:

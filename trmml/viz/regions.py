@@ -22,16 +22,16 @@ from .images import draw_box, draw_boxes, show_image
 
 # %% ../../nbs/viz/2_regions.ipynb #80588670
 def overlay(
-    ax:Axes,
+    ax:Axes, # to draw on
     img:np.ndarray,        # (H, W, 3) in 0..1
     R:np.ndarray,          # (h, w) region map
     vmin:float|None=None,  # the level drawn darkest; None: the lowest of this map
     vmax:float|None=None,  # the level drawn lightest; None: the highest of this map
     alpha:float=.5,        # opacity of the map
     light:float=.15,       # the grey image is lifted this far to white, under dark colours too
-    cmap:str='viridis',
-    title:str|None=None,
-    **text,                # of the title
+    cmap:str='viridis', # colour map of the region
+    title:str|None=None, # above it; None: none
+    **text:object,         # of the title
 )->Axes:
     "A region map, enlarged bilinearly, over a grey image."
     R = np.asarray(R, float)
@@ -47,7 +47,7 @@ def overlay(
 
 # %% ../../nbs/viz/2_regions.ipynb #5dbae359
 def picture_boxes(
-    ds:Dataset,
+    ds:Dataset, # with boxes
     row:int,   # of an image
 )->dict:       # class name -> (m, 4) x, y, w, h in 0..1; empty where no boxes are known
     "Boxes of one image by class."
@@ -66,7 +66,7 @@ class Guess(NamedTuple):
 # %% ../../nbs/viz/2_regions.ipynb #a004d75f
 @torch.no_grad()
 def top_guesses(
-    method,             # a trained Method that makes regions
+    method:object,      # a trained Method that makes regions
     images:Tensor,      # (n, 3, H, W) normalised, or Features
     labels:np.ndarray,  # (n, C) the truth
     k:int=3,            # guesses per image
@@ -80,11 +80,11 @@ def top_guesses(
 # %% ../../nbs/viz/2_regions.ipynb #8c35bb00
 @torch.no_grad()
 def class_maps(
-    method,              # a trained Method that makes regions
+    method:object,       # a trained Method that makes regions
     ds:Dataset,          # with boxes; `ValueError` without
-    store,               # its features: batch(rows, device)
+    store:object,        # its features: batch(rows, device)
     rows:np.ndarray,     # (N,) which of its images
-    batch:int=64,
+    batch:int=64, # images at a time
 )->tuple[Tensor, np.ndarray, np.ndarray, list]: # maps, places in `rows`, class columns, boxes
     """The maps of the classes that are in the images: one entry per pair of an image and a class.
 
@@ -121,17 +121,17 @@ def mark_peak(
 
 # %% ../../nbs/viz/2_regions.ipynb #4b386937
 def in_lines(
-    title:str,
+    title:str, # above it; None: none
     line:int=13, # letters per line
 )->str:
     "A title over several lines, no word broken."
     return textwrap.fill(title, line, break_long_words=False)
 
 def region_panel(
-    ax:Axes,
+    ax:Axes, # to draw on
     img:np.ndarray,     # (H, W, 3) in 0..1
-    guess:Guess,
-    boxes=(),           # of the class: x, y, w, h in 0..1
+    guess:Guess, # a class, its score and its map
+    boxes:tuple=(),     # of the class: x, y, w, h in 0..1
     fontsize:float=10,  # less for long words
     peak:bool=False,    # a cross on the highest cell
     line:int=13,        # letters per line of the title
@@ -147,12 +147,12 @@ def region_panel(
 
 # %% ../../nbs/viz/2_regions.ipynb #589d7350
 def region_block(
-    fig,              # figure or part of one
+    fig:object,       # figure or part of one
     img:np.ndarray,   # (H, W, 3) in 0..1
     rows:dict,        # name of a method -> guesses on this image
     boxes:dict|None=None, # class name -> (m, 4) boxes of this image
     large:float=1.5,  # side of the image in panels
-    fontsize:float=9,
+    fontsize:float=9, # in points
 )->list[Axes]:        # (1 + rows*k): the image, then the maps row by row
     "One image of Figure 4: the image with its boxes, and a row of maps for each method."
     boxes, k = boxes or {}, max(map(len, rows.values()))
@@ -189,7 +189,7 @@ def region_figure(
     boxes:list|None=None,  # n times class name -> (m, 4) x, y, w, h in 0..1; None: not known
     width:float=5.,        # inches
     large:float=1.5,       # side of an image in panels
-    fontsize:float=9,
+    fontsize:float=9, # in points
 )->Figure:
     "The layout of Figure 4: a block for each image, a row of maps in it for each method."
     check_rows(len(images), rows)
@@ -217,7 +217,7 @@ def map_grid(
     rows:dict,       # name of a method -> n guesses, one per image
     boxes:list,      # n times class name -> (m, 4) x, y, w, h in 0..1
     width:float=5.,  # inches
-    fontsize:float=9,
+    fontsize:float=9, # in points
     peak:bool=False, # a cross on the highest cell
 )->Figure:
     "A column for each image, a row for each method."
