@@ -39,13 +39,24 @@ def places(node, method):
         a = node.args
         args = [*a.posonlyargs, *a.args, *a.kwonlyargs]
         if method and args and not any(isinstance(d, ast.Name) and d.id == 'staticmethod' for d in node.decorator_list): args = args[1:]
-        for x in args + [y for y in (a.vararg, a.kwarg) if y]: yield x.arg, x.annotation is not None, x.lineno in noted
+        for x in args + [y for y in (a.vararg, a.kwarg) if y]:
+            told = x.lineno in noted or node.lineno == x.lineno and (node.lineno in noted or x.annotation is not None) or helped(x.annotation)
+            yield x.arg, x.annotation is not None, told
         one_line = node.body[0].lineno == node.lineno
         first = node.body[0].lineno if node.body else node.lineno
         returns = range(max([node.lineno] + [x.lineno for x in args]), first + 1)
         if node.name != '__init__' and not any(isinstance(d, ast.Name) and d.id == 'property' for d in node.decorator_list):
             yield 'return', node.returns is not None, node.returns is not None and (one_line or any(l in noted for l in returns) or plain(node.returns))
     return of
+
+
+def helped(note):
+    "Whether a hint carries the help of the console: Annotated[..., Option(help=...)], or a name for one, such as `Device`."
+    return note is not None and ('help=' in ast.unparse(note) or isinstance(note, ast.Name) and note.id in HELPED)
+
+
+HELPED = {n.targets[0].id for n in ast.parse((ROOT/'trmml'/'cli.py').read_text(encoding='utf-8')).body
+          if isinstance(n, ast.Assign) and 'help=' in ast.unparse(n.value) or isinstance(n, ast.Assign) and 'Annotated' in ast.unparse(n.value)}
 
 
 def plain(note):

@@ -57,7 +57,7 @@ def whole_app(
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 def code_of(
-    error:BaseException,
+    error:BaseException, # what was raised
 )->int:
     "Exit code of an error."
     saving = sys.modules.get('trmml.photos.saving')
@@ -67,7 +67,7 @@ def code_of(
     return 2 if isinstance(error, (ValueError, OSError, TypeError)) else 1
 
 def in_short(
-    error:BaseException,
+    error:BaseException, # what was raised
 )->str:
     "The message of an error, on its own."
     if isinstance(error, OSError) and error.strerror:
@@ -82,7 +82,7 @@ def stopped()->int:
     return 130
 
 def told(
-    error:Exception,
+    error:Exception, # what was raised
 )->int: # exit code
     "Print an error in a line."
     if type(error).__name__ == 'Abort': return stopped()   # typer has caught Ctrl-C
@@ -197,7 +197,7 @@ def put(
 # %% ../nbs/photos/14_cli.ipynb #ec5a830d
 def as_text(
     df:'pd.DataFrame', # a row per photo
-    as_json:bool,
+    as_json:bool, # JSON instead of a table
 )->str:
     "A table as CSV, or as JSON by photo and class, null for blanks."
     if not as_json: return df.to_csv()
@@ -208,8 +208,8 @@ def as_text(
 def opened(
     model:str,        # folder
     weights:str|None, # needed where it was trained on those of a file
-    device:str,
-    quiet:bool,
+    device:str, # as for torch
+    quiet:bool, # no counts and bars
 )->'TRMML':
     "A saved model. Raises ModelError."
     from trmml.photos import TRMML
@@ -221,7 +221,7 @@ def fit_and_save(
     labels:str,    # table
     out:str,       # folder for the model
     settings:dict, # of `TRMML`
-    quiet:bool,
+    quiet:bool, # no counts and bars
 )->dict:           # metrics on held-out photos
     "Train a model and save it. Raises as `TRMML.fit`, and ValueError for a folder in use."
     from trmml.photos import TRMML, check_free
@@ -415,7 +415,7 @@ def table_notebook(
 
 # %% ../nbs/photos/14_cli.ipynb #279557e8
 def check_params(
-    notebook:Path,
+    notebook:Path, # path of the companion
     params:dict,   # name -> value
 )->None:
     "Refuse a parameter that a notebook does not have: raises ValueError."
@@ -431,7 +431,7 @@ def run_table(
     n:int,         # of the table
     params:dict,   # of its notebook
     out:str|None,  # executed notebook; None: results/table<n>.ipynb
-    quiet:bool,
+    quiet:bool, # no counts and bars
 )->str:            # the table in Markdown, or the name of the executed notebook
     "Run the notebook of a table by papermill and read what it wrote."
     notebook = table_notebook(n)
@@ -489,7 +489,7 @@ def backbone_line(
             f"{'yes' if r['usable'] else 'no '} {r['why_not'] or r['text']}")
 
 def backbone_table(
-    as_json:bool,
+    as_json:bool, # JSON instead of a table
 )->str:
     "The listing of backbones as text."
     from trmml.clip.backbones import listing
@@ -501,7 +501,7 @@ def backbone_table(
 # %% ../nbs/photos/14_cli.ipynb #414842be
 def model_info(
     folder:str,   # of a saved model
-    as_json:bool,
+    as_json:bool, # JSON instead of a table
 )->str:
     "A saved model in words. Raises ModelError."
     from trmml.photos import card, read_model

@@ -124,11 +124,9 @@ class ResNetCLIP(Frozen):
         compute:torch.dtype=None, # of the image encoder's arithmetic; None: that of the weights
     ):
         super().__init__()
-        # the order CPUs and GPUs convolve fastest in
-        model.visual.to(memory_format=torch.channels_last)
+        model.visual.to(memory_format=torch.channels_last)   # in which convolutions are fastest
         self.model, self.name, self.source = model.requires_grad_(False).eval(), name, source
-        self.image_size, self.compute = image_size, compute
-        self.d = model.text_projection.shape[1]
+        self.image_size, self.compute, self.d = image_size, compute, model.text_projection.shape[1]
 
     def _apply(self, *args, **kwargs):   # torch's: moved or converted
         self.folded = ()

@@ -93,7 +93,7 @@ def bars(
     effects:dict,          # name -> dict(mean, low, high), as from `trmml.report.paired`
     ax:Axes|None=None,     # None: new ones
     unit:str='mAP, points', # of the values, for the axis
-    color:str=' #0072B2',
+    color:str='#0072B2', # of the bars
 )->Axes:
     "Effects as bars with their intervals."
     if ax is None:
