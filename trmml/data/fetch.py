@@ -19,7 +19,7 @@ from pathlib import Path
 
 import requests
 from filelock import FileLock
-from tqdm import tqdm
+from ..progress import Bar
 
 from .checks import git_blob
 from ..files import file_hash, write_whole
@@ -90,7 +90,7 @@ def _write(
     progress:bool,              # show a bar
 )->None:
     "Write the body of an answer to a part file."
-    bar = tqdm(total=total, initial=start, unit='B', unit_scale=True, desc=part.stem,
+    bar = Bar(total=total, initial=start, unit='B', unit_scale=True, desc=part.stem,
                disable=not progress)
     with open(part, 'ab' if start else 'wb') as f, bar:
         for block in answer.iter_content(BLOCK):

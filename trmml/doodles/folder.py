@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock
 from joblib import Parallel, delayed
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
+from ..progress import Bar
 
 from .pictures import caption, draw, recognisable
 from .scenes import VOC_KINDS, compose
@@ -114,7 +114,7 @@ def draw_all(
             for i in range(0, n, each)]
     workers = min(os.cpu_count() if n_jobs < 0 else n_jobs, os.cpu_count(), len(jobs))
     records, hidden = [], None if progress else True   # None: not shown but in a terminal
-    with tqdm(total=n, desc=f'drawing {split}', unit=' pictures', disable=hidden) as bar:
+    with Bar(total=n, desc=f'drawing {split}', unit=' pictures', disable=hidden) as bar:
         for part in Parallel(workers, return_as='generator')(jobs):
             records += part
             bar.update(len(part))

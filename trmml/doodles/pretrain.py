@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from joblib import Parallel, delayed
 from open_clip import CLIP as OpenCLIP
 from open_clip.tokenizer import SimpleTokenizer
-from tqdm import tqdm
+from ..progress import Bar
 
 from ..clip import DOODLE_CLIP, MEAN, STD, encode_embeddings, image_features
 from .pictures import caption, draw, name
@@ -104,7 +104,7 @@ def draw_pool(
     "Captioned images, drawn in resumable chunks."
     jobs = (delayed(chunk)(folder, s, per_chunk, size, captions, length)
             for s in range(0, n, per_chunk))
-    done = tqdm(Parallel(n_jobs, return_as='generator')(jobs), f'drawing at {size}',
+    done = Bar(Parallel(n_jobs, return_as='generator')(jobs), f'drawing at {size}',
                 -(-n//per_chunk), mininterval=10, disable=None)   # a bar in a terminal only
     files = [np.load(p) for p in done]
     images, tokens = (np.concatenate([f[k] for f in files]) for k in ('images', 'tokens'))
@@ -292,7 +292,7 @@ def resumable(
     "Train, write the state with every row of the log, and go on where an earlier call stopped."
     begin, log, seconds = load_state(checkpoint, model, opt)
     losses, start = [], clock() - seconds
-    for i in tqdm(range(begin, steps), bar, steps, mininterval=10, initial=begin,
+    for i in Bar(range(begin, steps), bar, steps, mininterval=10, initial=begin,
                   disable=None if bar else True):
         losses.append(step(i))
         if (i + 1) % every and i + 1 < steps: continue

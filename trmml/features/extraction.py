@@ -21,7 +21,7 @@ import PIL
 import torch
 from filelock import FileLock
 from torch.utils.data import DataLoader
-from tqdm import tqdm
+from ..progress import Bar
 
 from ..clip import CLIP
 from .formats import bytes_needed, encode, layout, to_numpy
@@ -247,7 +247,7 @@ def complete(
     bad, left = known_unreadable(folder, meta, todo), sum(stop - start for start, stop in todo)
     if bad and not skip_unreadable: raise unreadable_error(bad + find_unreadable(paths, todo), n)
     if todo: (folder/'done').unlink(missing_ok=True)
-    with tqdm(total=n, initial=n - left, unit=' images', desc=description['view'],
+    with Bar(total=n, initial=n - left, unit=' images', desc=description['view'],
               disable=not progress) as bar:
         fill(folder, clip, pictures, description['files'], todo, meta['dtype'], batch, workers,
              skip_unreadable, bar)

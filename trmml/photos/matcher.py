@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
+from ..progress import Bar
 
 from ..clip import CLIP
 from ..features import Pictures, find_unreadable, unreadable_error
@@ -94,7 +94,7 @@ def photo_scores(
     "Scores of photos, in one pass over them. Raises ValueError for those that cannot be read."
     clip, start = method.clip, 0
     out = np.full((len(paths), len(method.classes)), np.nan, np.float32)
-    with tqdm(total=len(paths), desc='predict', unit=' photos', disable=not progress) as bar:
+    with Bar(total=len(paths), desc='predict', unit=' photos', disable=not progress) as bar:
         for images, reasons in photo_batches(clip, paths, workers, batch):
             if not skip_unreadable: refuse_unreadable(paths, start, reasons)
             good = [i for i, reason in enumerate(reasons) if not reason]

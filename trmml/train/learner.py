@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from ..progress import Bar
 
 from ..features import Store
 from ..labels import check_trainable
@@ -55,7 +55,7 @@ def predict(
     "Scores of all rows of a store."
     method.eval()
     device, store = device or method.clip.device, method.scoring_set(store)
-    rows = tqdm(torch.arange(len(store)).split(batch), desc='predict', disable=not progress)
+    rows = Bar(torch.arange(len(store)).split(batch), desc='predict', disable=not progress)
     return torch.cat([method.scores(store.batch(r, device)).float().cpu() for r in rows])
 
 # %% ../../nbs/train/5_learner.ipynb #664ff1e7
@@ -217,7 +217,7 @@ def run_epochs(
     "The epochs that are left of a training."
     opt, epochs = optimizer(method), method.recipe['epochs']
     log = load_checkpoint(checkpoint, method, opt, about)
-    bar = tqdm(range(len(log), epochs), initial=len(log), total=epochs, desc=type(method).__name__,
+    bar = Bar(range(len(log), epochs), initial=len(log), total=epochs, desc=type(method).__name__,
                disable=not progress, mininterval=2)
     for epoch in bar:
         row = train_epoch(method, opt, store, labels, epoch, epochs, seed, truth=truth)
