@@ -29,7 +29,7 @@ def chapters():
     return out
 
 
-def toctree(caption, documents): return '\n'.join(['```{toctree}', f':caption: {caption}', '', *documents, '```', ''])
+def toctree(caption, documents): return '\n'.join(['```{toctree}', f':caption: {caption}', ':maxdepth: 1', '', *documents, '```', ''])
 
 
 def modules():
