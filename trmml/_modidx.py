@@ -2143,8 +2143,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'trmml/report/parameters.py'),
                                          'trmml.report.parameters.as_number': ( 'report/parameters.html#as_number',
                                                                                 'trmml/report/parameters.py'),
-                                         'trmml.report.parameters.as_weights': ( 'report/parameters.html#as_weights',
-                                                                                 'trmml/report/parameters.py'),
                                          'trmml.report.parameters.dataset_label': ( 'report/parameters.html#dataset_label',
                                                                                     'trmml/report/parameters.py'),
                                          'trmml.report.parameters.declared': ( 'report/parameters.html#declared',

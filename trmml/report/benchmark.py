@@ -28,14 +28,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import trmml
-from ..clip import CLIP, PromptLearner, feature_map, position_embedding
+from ..clip import CLIP, Features, PromptLearner, feature_map, position_embedding
 from ..doodles import compose, draw
 from ..features import FeatureStore, Live, TensorStore, layout
 from ..labels import partial
 from ..losses import asymmetric_loss
 from ..methods import create
 from ..runs import processor
-from ..train import fit, optimizer, train_epoch
+from ..train import Method, fit, optimizer, train_epoch
 
 # %% ../../nbs/report/9_benchmark.ipynb #87907a8b
 def clock(
@@ -216,7 +216,7 @@ def autocast_for(
 # %% ../../nbs/report/9_benchmark.ipynb #ac4b1e89
 def peers_parts(
     peers:Peers,
-    f,                # Features of a batch
+    f:Features,       # of a batch
     G:Tensor,         # (2, C, d) text features, a leaf
     labels:Tensor,    # (B, C)
     x:Tensor,         # (b, 3, H, W) images
@@ -230,8 +230,8 @@ def peers_parts(
 
 # %% ../../nbs/report/9_benchmark.ipynb #ce6abc90
 def our_parts(
-    method,           # TRM-ML
-    f,                # Features of a batch
+    method:Method,    # TRM-ML
+    f:Features,       # of a batch
     G:Tensor,         # (2, C, d) text features, a leaf
     labels:Tensor,    # (B, C)
     x:Tensor,         # (b, 3, H, W) images

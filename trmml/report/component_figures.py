@@ -263,7 +263,7 @@ def shown_epoch(
 
 def pseudo(
     grids:dict,        # label -> list of Run
-    out='results',     # where results are
+    out:str='results', # where results are
     first:bool=False,  # the epoch in which they begin, instead of the last
 )->pd.DataFrame:       # index label and known (percent); percent
     "Pseudo-labels against the hidden truth in one epoch."

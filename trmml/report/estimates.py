@@ -160,7 +160,7 @@ def in_words(
     return f'{said}, {disk/1e9:.{1 if disk >= 1e8 else 2}f} GB of features'
 
 def command(
-    notebook:str,    # 'table1'
+    notebook:str,    # 'table1', 'studies/choices'
     **parameters,    # that differ from the defaults
 )->str:
     "A complete papermill command."
@@ -168,7 +168,8 @@ def command(
     lists = ''.join(f" -y '{k}: [{', '.join(map(str, v))}]'" for k, v in parameters.items()
                     if several(v))
     plain = ''.join(f' -p {k} {v}' for k, v in parameters.items() if not several(v))
-    return f'papermill nbs/{notebook}.ipynb results/{notebook}.ipynb{plain}{lists}'
+    out = notebook.replace('/', '-')   # there is no folder for it in results/
+    return f'papermill nbs/{notebook}.ipynb results/{out}.ipynb{plain}{lists}'
 
 # %% ../../nbs/report/2d_estimates.ipynb #840c93bc
 def to_fill(

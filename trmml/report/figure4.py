@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..metrics import box_masks, pointing_game
+from ..train import Method, Store
 from ..viz import class_maps
 
 # %% ../../nbs/report/7_figure4.ipynb #25582bc2
@@ -31,9 +32,9 @@ def pick_pictures(
 
 # %% ../../nbs/report/7_figure4.ipynb #8c35bb00
 def pointing(
-    method,           # a trained Method that makes regions
+    method:Method,    # trained, one that makes regions
     ds:Dataset,       # with boxes; `ValueError` without
-    store,            # its features: batch(rows, device)
+    store:Store,      # its features
     rows:np.ndarray,  # which of its images
     batch:int=64,
 )->tuple[Tensor, Tensor]: # (n,) hit or not, (n,) probability of a hit by chance
@@ -61,7 +62,7 @@ def in_words(
     pictures:int,   # how many are shown
 )->str:
     "The sentence under Figure 4."
-    def each(texts): return ', '.join(f'{m} {v}' for m, v in zip(t.index, texts))
+    def each(texts:list)->str: return ', '.join(f'{m} {v}' for m, v in zip(t.index, texts))
     right = each(t.right.astype(str) + ' of ' + t.shown.astype(str))
     text = f'Of the classes shown for the {pictures} pictures, these are in the picture: {right}. '
     if 'hit' not in t:

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'LIMITS', 'TYPES', 'SAID', 'results_folder', 'locate', 'dataset_label', 'as_list', 'as_bool', 'as_number',
-           'as_device', 'as_dataset', 'as_weights', 'as_folder', 'one', 'statements', 'declared', 'injected',
-           'say_once', 'read', 'small']
+           'as_device', 'as_dataset', 'as_folder', 'one', 'statements', 'declared', 'injected', 'say_once', 'read',
+           'small']
 
 # %% ../../nbs/report/1_parameters.ipynb #a710be0b
 import ast
 import re
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def results_folder(
 # %% ../../nbs/report/1_parameters.ipynb #be625faa
 def locate(
     value:str|Path|None, # a path, a name or a tag; None stays None
-    names=(),            # that are never taken for paths
+    names:Iterable[str]=(), # that are never taken for paths
 )->str|Path|None:        # an absolute path if there is such a file or folder; else as it came
     "A file or folder, from the working directory or from the root."
     if value is None or value in names or str(value) == '': return value
@@ -57,9 +58,9 @@ def dataset_label(
 
 # %% ../../nbs/report/1_parameters.ipynb #b708d242
 def as_list(
-    value,               # a list, or the text of one
+    value:object,        # a list, or the text of one
     name:str='value',    # of the parameter, for the message
-    kind=None,           # type or types of the entries; None: any
+    kind:type|tuple|None=None, # type or types of the entries; None: any
     optional:bool=False, # True: None and the empty list are values too
 )->list|None:
     "A list from a parameter; `ValueError` for anything else."
@@ -77,7 +78,7 @@ def as_list(
 
 # %% ../../nbs/report/1_parameters.ipynb #bd416071
 def as_bool(
-    value,            # True, False, or the text of one
+    value:object,     # True, False, or the text of one
     name:str='value', # of the parameter, for the message
 )->bool:
     "True or false from a parameter; `ValueError` for anything else."
@@ -88,7 +89,7 @@ def as_bool(
 
 # %% ../../nbs/report/1_parameters.ipynb #406cedee
 def as_number(
-    value,                    # a number, or the text of one
+    value:object,             # a number, or the text of one
     name:str='value',         # of the parameter, for the message
     kind:type=int,            # int or float
     low:float=-float('inf'),  # the smallest that will do
@@ -122,20 +123,16 @@ def as_device(
     return word[0]
 
 # %% ../../nbs/report/1_parameters.ipynb #ff868b3c
-def as_dataset(value, name:str)->str:
+def as_dataset(value:str, name:str)->str:
     "A data set by name, or a folder."
     dataset_label(value)
     return locate(value, [*READERS, *ALIASES])
 
-def as_weights(value, name:str)->str:
-    "A tag, or a file."
-    return locate(value, ['openai', 'hub'])
-
-def as_folder(value, name:str)->str|None:
+def as_folder(value:str|None, name:str)->str|None:
     "A folder, or None."
     return locate(value)
 
-PLACES = dict(dataset=as_dataset, weights=as_weights, data_root=as_folder, device=as_device)
+PLACES = dict(dataset=as_dataset, data_root=as_folder, device=as_device)
 LIMITS = dict(image_size=dict(low=32, optional=True), n_jobs=dict(optional=True),
               epochs=dict(optional=True), known=dict(low=.001, high=1),
               seed=dict(low=0, high=2**32 - 1), notebooks=dict(optional=True))
@@ -149,9 +146,9 @@ TYPES = {'bool': (as_bool, {}), 'int': (as_number, dict(low=1)),
 def one(
     name:str,       # of the parameter
     kind:str,       # its type, as written
-    value,
+    value:object,
     options:dict,   # other limits than those of `LIMITS`
-):                  # what the value means
+)->object:          # what the value means
     "One parameter, checked; a type that is not in `TYPES` is left alone."
     if name in PLACES: return PLACES[name](value, name)
     if kind not in TYPES: return value
@@ -189,7 +186,7 @@ def injected(
 SAID = set()   # warnings that were printed
 
 def say_once(
-    message,       # the warning
+    message:Warning|str, # the warning
     category:type, # its class
     *_, **__,
 )->None:
