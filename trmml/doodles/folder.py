@@ -102,7 +102,7 @@ def draw_all(
     split:str,      # its name
     info:dict,      # n, size, first_seed, version
     n_jobs:int,     # processes; -1: one per core
-    progress:bool,  # show a bar in a terminal
+    progress:bool,  # show a bar
     each:int=50,    # images per part
 )->tuple[Path, list[dict]]: # folder of the notes; what is in each image
     "Draw a split in parallel, going on where an earlier process stopped."
@@ -113,8 +113,8 @@ def draw_all(
                                first, size)
             for i in range(0, n, each)]
     workers = min(os.cpu_count() if n_jobs < 0 else n_jobs, os.cpu_count(), len(jobs))
-    records, hidden = [], None if progress else True   # None: not shown but in a terminal
-    with Bar(total=n, desc=f'drawing {split}', unit=' pictures', disable=hidden) as bar:
+    records = []
+    with Bar(total=n, desc=f'drawing {split}', unit=' pictures', disable=not progress) as bar:
         for part in Parallel(workers, return_as='generator')(jobs):
             records += part
             bar.update(len(part))
