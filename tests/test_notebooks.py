@@ -43,7 +43,7 @@ def shown(output):
 
 def test_there_are_notebooks():
     assert len(LIBRARY) >= 20 and set(LIBRARY) & set(COMPANIONS) == set()
-    assert {'1_clip', '1_labels', '0_runs'} <= {p.stem for p in LIBRARY}
+    assert {'00_clip', '1_labels', '0_runs'} <= {p.stem for p in LIBRARY}
 
 
 def test_there_are_companions():
