@@ -50,7 +50,8 @@ def table1(folder=None)->str:
     "Table 1 in one sentence."
     t = table('table1-doodles', folder).avg_mean
     return (f"TRM-ML {t['trmml']:.1f}, DualCoOp {t['dualcoop']:.1f} (in TaI-DPT's settings "
-            f"{t['dualcoop-tai']:.1f}), zero-shot CLIP {t['zeroshot-dense']:.1f} mAP; {difference('table1-doodles', folder)}")
+            f"{t['dualcoop-tai']:.1f}), zero-shot CLIP {t['zeroshot-dense']:.1f} mAP; "
+            f"{difference('table1-doodles', folder)}")
 
 def table2(folder=None)->str:
     "Table 2 in one sentence."
