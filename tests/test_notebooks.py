@@ -19,7 +19,7 @@ def tagged(path): return any('parameters' in c['metadata'].get('tags', []) for c
 def exports(path): return '#| default_exp' in path.read_text(encoding='utf-8')
 COMPANIONS = [p for p in NBS if tagged(p)]
 LIBRARY = [p for p in NBS if exports(p) or p.parent.name == 'tutorials' and not tagged(p)]
-LONGEST, LARGEST = 25, 200_000                   # lines of a cell, bytes of a notebook
+LONGEST, LARGEST = 25, 400_000                   # lines of a cell, bytes of a notebook
 UNCLEAN = re.compile(r'/home/|/Users/|/root/|/tmp/|/work/|/mnt/|/content/|site-packages|[A-Z]:\\\\|\b0x[0-9a-f]{6,}')
 EXPORT = re.compile(r'^#\|\s*export', re.M)
 MP = multiprocessing.get_context('forkserver')   # forks of a process that has imported everything and nothing else
