@@ -49,14 +49,14 @@ def test_from_a_table_with_blanks_to_predictions(lines, tmp_path, monkeypatch):
 
 def test_the_readme_typed_by_a_new_user(tmp_path, monkeypatch):
     "The lines of the README, on doodles as a folder and a table with 70 % blanks; identical predictions after loading."
-    section = (ROOT/'README.md').read_text().split('## Your own photos')[1].split('\n## ')[0]
+    section = (ROOT/'README.md').read_text().split('**Use** it')[1].split('\n## ')[0]
     code = section.split('```python\n')[1].split('```')[0]
     assert len(code.strip().splitlines()) <= 12
     monkeypatch.setenv('TRMML_FEATURES', str(tmp_path/'features')); monkeypatch.setenv('MPLBACKEND', 'agg')
     ds = load('doodles', 'train', root=tmp_path, train=40, test=4, progress=False, n_jobs=1)
     shutil.copytree(Path(ds.paths[0]).parent, tmp_path/'photos')
     write_csv(tmp_path/'labels.csv', [Path(p).name for p in ds.paths], ds.classes, partial(ds.labels, .3))
-    (tmp_path/'typed.py').write_text(code.replace('TRMML(backbone="doodle-clip")', 'TRMML(backbone="doodle-clip", epochs=3)'))
+    (tmp_path/'typed.py').write_text(code.replace('TRMML(backbone="RN50")', 'TRMML(backbone="doodle-clip", epochs=3)'))
     done = subprocess.run([sys.executable, 'typed.py'], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert '40 photos' in done.stderr and 'training:' in done.stderr and done.stdout == ''

@@ -162,12 +162,14 @@ class OpenCLIPParts(CLIP):
         self.starts = tokenizer is None   # byte pairs begin with a token of their own
         check_size(cfg, name, self.image_size)
         if dense not in ('own', 'mixed'): raise ValueError(f"dense={dense!r}: use 'own' or 'mixed'")
+    @property
+    def dtype(self)->torch.dtype:
+        "That of the weights."
+        return self.model.logit_scale.dtype
 
 # %% ../../nbs/clip/14_backbones.ipynb #1a163714
 class OpenCLIP(OpenCLIPParts):
     "A frozen CLIP around any image encoder of open_clip; the interface of `trmml.clip.CLIP`."
-    @property
-    def dtype(self)->torch.dtype: return self.model.logit_scale.dtype
     @cached_property
     def weights_hash(self)->str:
         "sha256 over all tensors and the way of the dense features: part of cached features' key."
@@ -180,7 +182,8 @@ class OpenCLIP(OpenCLIPParts):
         "Dense (B, d, h, w) and pooled (B, d) features of (B, 3, H, W) images."
         x, visual = images.to(self.device, self.dtype), self.model.visual
         return vit_features(visual, x, self.way) if self.kind == 'ViT' else timm_features(visual, x)
-    def tokens(self, sentences:list)->Tensor:   # (K, L) ids
+    def tokens(self, sentences:list)->Tensor:
+        "(K, L) ids of K sentences."
         return token_ids(sentences, self.model.length, self.tokenizer)
     def text(self,
         sentences:list, # K of str
