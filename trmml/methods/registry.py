@@ -107,4 +107,4 @@ def register(
 )->None:
     "Add a method of one's own to those that `create`, runs and tables can name."
     METHODS[name] = (cls, settings)
-    TITLES[name] = name if title is None else title
+    TITLES[name] = TITLES.get(name, name) if title is None else title
