@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from torch.testing import assert_close
 
 import trmml.clip
-from trmml import TRMML, data, doodles, runs; from trmml.report import companion
+from trmml import TRMML, data, doodles, files, runs
 from trmml.clip import PromptLearner
 from trmml.train import TensorStore, fit, optimizer, predict, train_epoch
 from trmml.methods import create
@@ -150,7 +150,7 @@ def test_runs_side_by_side_agree_with_runs_in_turn(folder, tmp_path):
 
 
 def test_table1_on_a_device(tmp_path):
-    path = companion.project_root()/'nbs'/'table1.ipynb'
+    path = files.project_root()/'nbs'/'table1.ipynb'
     papermill.execute_notebook(path, tmp_path/'t.ipynb', dict(out=str(tmp_path), smoke=True, device=DEVICE, n_jobs=1), progress_bar=False)
     t, = (pd.read_csv(p, index_col='method') for p in tmp_path.rglob('table1*.csv') if 'runs' not in p.name)
     assert 0 < t.avg_mean['trmml'] < 100 and 0 < t.avg_mean['dualcoop'] < 100
