@@ -24,7 +24,7 @@ from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, posi
 from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept
 from trmml.methods.averaging import cycle as one_cycle
 from trmml.methods.class_graph import adjacency, calibration
-from trmml.methods.scpnet import SCPNet, SETTINGS, consistency, hard_targets, splc_loss, thresholds
+from trmml.methods.scpnet import SCPNet, consistency, hard_targets, splc_loss, thresholds
 from trmml.features.augment import random_change
 from trmml.methods.ensemble import ensemble
 from trmml.methods.taidpt import TaIDPT, caption_labels, local_scores, phrases, SYNONYMS, unplaced_features
@@ -32,6 +32,7 @@ from trmml.metrics import average_precision, mean_ap
 
 VOC = Path(__file__).resolve().parents[2]/'shared'/'data'/'voc2007_test_scores.npz'
 NAMES = ['cat', 'dog', 'bus', 'person', 'sofa', 'chair']
+COCO = dict(keep=62, hard=2, soft=1., temperature=.2, lr=3e-5, gcn_lr=1e-5, epochs=60, stretch=4/3)   # SCPNet's, by its authors
 TREE = (['farm', 'street', 'living room', 'person'], [0, 0, 1, 3, 2, 2])
 SETUP = {'hspnet': dict(parents=TREE, hidden=32), 'hspnet-frozen': dict(parents=TREE, hidden=32), 'scpnet': dict(hidden=32),
          'scpnet-frozen': dict(hidden=32), 'taidpt': dict(n_captions=200, batch=128), 'taiadapter': dict(n_captions=200, batch=128),
@@ -113,12 +114,12 @@ def test_sizes_of_prompts(rn101, rn50):
 
 
 def test_sizes_of_scpnet(rn101, rn50):
-    small, large = SCPNet(rn50, many(80), like='coco'), SCPNet(rn101, many(80), like='coco')
+    small, large = SCPNet(rn50, many(80), **COCO), SCPNet(rn101, many(80), **COCO)
     size = lambda part: sum(p.numel() for p in part.parameters())
     assert [round(size(p)/1e6, 2) for p in (small.core.visual, small.core.gcn, large.core.visual, large.core.gcn)] == [38.32, 8.39, 56.26, 6.29]
     assert size(small.core.prompts) == 2048
     assert [round(count_parameters(large)[k]/2**20, 2) for k in ('learnable', 'total')] == [59.66, 96.02]
-    frozen = SCPNet(rn101, many(80), like='coco', tower='frozen')
+    frozen = SCPNet(rn101, many(80), **COCO, tower='frozen')
     assert learnable(frozen) == size(large.core.gcn) + 2048 and count_parameters(frozen)['total'] > count_parameters(large)['learnable']
 
 
@@ -150,15 +151,30 @@ def test_equal_prompts_cannot_decide(kind, clip):
 
 # ---- 5, 6: graphs and families
 
-@pytest.mark.parametrize('name, C, published', [('coco', 80, .4682), ('voc', 20, .4224), ('nus', 81, .5219), ('cub', 312, .0441)])
-def test_graph_of_scpnet(name, C, published):
+@pytest.mark.parametrize('C, keep, T, published', [(80, 62, .2, .4682), (20, 20, .3, .4224), (81, 50, .2, .5219), (312, 312, .3, .0441)])
+def test_graph_of_scpnet(C, keep, T, published):
     R = .6 + .3*torch.rand(C, C, generator=torch.Generator().manual_seed(C)); R = ((R + R.T)/2).fill_diagonal_(1.)
-    A = adjacency(R, SETTINGS[name]['keep']); S = calibration(A, SETTINGS[name]['temperature'])
+    A = adjacency(R, keep); S = calibration(A, T)
     torch.testing.assert_close(A.sum(1), torch.ones(C)); torch.testing.assert_close(A.diag(), torch.full((C,), .8))
-    assert ((A > 0).sum(1) == SETTINGS[name]['keep']).all() and (A[A == 0] == S[A == 0]).all()
+    assert ((A > 0).sum(1) == keep).all() and (A[A == 0] == S[A == 0]).all()
     assert S.diag().mean().item() == pytest.approx(published, abs=5e-5)
-    i = 3; row = np.where(A[i].numpy() > 0, np.exp(A[i].double().numpy()/SETTINGS[name]['temperature']), 0)
+    i = 3; row = np.where(A[i].numpy() > 0, np.exp(A[i].double().numpy()/T), 0)
     np.testing.assert_allclose(S[i], row/row.sum(), rtol=1e-4)
+
+
+def test_settings_of_scpnet(clip):
+    "Defaults are VOC 2012's; `like`, which chose among data sets, says where settings are now; NUS-WIDE's scale is learned."
+    voc = SCPNet(clip, NAMES, tower='frozen', hidden=8)
+    assert (voc.hard, voc.soft, [voc.recipe[k] for k in ('lr', 'gcn_lr', 'epochs', 'stretch', 'batch')]) == (5, 2., [4e-5, 2e-4, 120, 1., 128])
+    own = SCPNet(clip, NAMES, tower='frozen', hidden=8, **COCO | dict(keep=2))
+    assert (own.hard, own.soft, own.recipe['gcn_lr'], own.recipe['stretch']) == (2, 1., 1e-5, 4/3)
+    assert ((own.core.A > 0).sum(1) == 2).all() and own.S.diag().mean() > voc.S.diag().mean()
+    for like in 'coco', 'voc':
+        with pytest.raises(TypeError, match=r"like='\w+': .*runs\.recipe\('scpnet', 'coco2014'\).*`trmml recipe scpnet coco2014`"): create('scpnet-frozen', clip, NAMES, like=like)
+    with pytest.raises(TypeError, match="no setting 'liked'"): create('scpnet-frozen', clip, NAMES, liked='coco')
+    scale = lambda **k: SCPNet(clip, NAMES, tower='frozen', hidden=8, **k).core.log_scale
+    assert not scale().requires_grad and scale(learn_scale=True).requires_grad
+    assert scale(learn_scale=True).exp().item() == pytest.approx(clip.logit_scale) == pytest.approx(10*scale().exp().item())
 
 
 def test_counts_of_hspnet():
@@ -250,7 +266,7 @@ def trace(method, steps_an_epoch, loops, epochs):
 
 
 def test_learning_rates_of_scpnet(clip):
-    out = trace(SCPNet(clip, NAMES, like='coco', hidden=8), 642, 60, range(17))
+    out = trace(SCPNet(clip, NAMES, **COCO, hidden=8), 642, 60, range(17))
     assert [f'{t[1.]:.1e}' for t in out[:5]] == ['1.2e-06', '1.5e-06', '2.3e-06', '3.6e-06', '5.4e-06']
     assert f'{out[15][1.]:.1e}' == '3.0e-05' == f'{out[16][1.]:.1e}'
     assert all(t[.333] == pytest.approx(t[1.]/3) for t in out)      # the graph network's own
@@ -534,7 +550,7 @@ def test_members_have_checkpoints_of_their_own(clip, world, tmp_path):
     store, labels = world; method = quick('taidpt+dualcoop', clip)
     log = fit(method, store, labels, checkpoint=tmp_path/'key.abc.ckpt', every=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['key.abc.0.ckpt', 'key.abc.1.ckpt']
-    assert [r['member'] for r in log] == ['TaIDPT']*3 + ['DualCoOp']*3
+    assert [r['member'] for r in log] == ['TaIDPT']*3 + ['DualCoOpTaI']*3
     before = predict(method, store); again = quick('taidpt+dualcoop', clip)
     assert len(fit(again, store, labels, checkpoint=tmp_path/'key.abc.ckpt', every=1)) == 6
     assert torch.equal(predict(again, store), before)
@@ -572,7 +588,7 @@ def test_members_of_an_ensemble_are_trained_once(doodles, tmp_path, monkeypatch)
     performing = sys.modules['trmml.runs.perform']; names, real = [], performing.fit
     monkeypatch.setattr(performing, 'fit', lambda m, *a, **k: names.append(type(m).__name__) or real(m, *a, **k))
     first, _ = runs.perform_all([low, high], root, tmp_path, n_jobs=1, progress=False)
-    assert sorted(names) == ['DualCoOp', 'DualCoOp', 'TaIDPT']           # sentences know nothing of ratios
+    assert sorted(names) == ['DualCoOpTaI', 'DualCoOpTaI', 'TaIDPT']          # sentences know nothing of ratios
     assert_close(predict(runs.trained(low, tmp_path, root), test), predict(whole, test), atol=1e-4, rtol=1e-4)
     assert [(r['member'], r['epoch']) for r in first['log']] == [(r['member'], r['epoch']) for r in log]
     assert [r['total'] for r in first['log']] == pytest.approx([r['total'] for r in log], rel=1e-4)

@@ -98,7 +98,7 @@ class Ensemble(Mixture):
         clip:CLIP,              # frozen
         classes:list,           # prompt-ready class names
         text:str='taidpt',      # name of the member that learns from sentences
-        image:str='dualcoop',   # name of the member that learns from images
+        image:str='dualcoop-tai', # name of the member that learns from images
         r:float=.9,             # weight of the second
         text_settings=(),       # of the first: dict, or pairs of name and value
         image_settings=(),      # of the second
@@ -111,8 +111,8 @@ class Ensemble(Mixture):
         super().__init__(clip, classes, members, r)
 
     @staticmethod
-    def made_of(text='taidpt', image='dualcoop', text_settings=(), image_settings=(), epochs=None,
-                **others):
+    def made_of(text='taidpt', image='dualcoop-tai', text_settings=(), image_settings=(),
+                epochs=None, **others):
         "Names and settings of the members."
         own = {} if epochs is None else dict(epochs=epochs)
         return [(text, {**dict(text_settings), **own}), (image, {**dict(image_settings), **own})]

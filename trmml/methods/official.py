@@ -59,7 +59,7 @@ OFFICIAL |= {
 # %% ../../nbs/methods/12_official.ipynb #37c4ecda
 OFFICIAL |= {
     'scpnet': dict(
-        keep=('sparse_topk', '62 COCO, 20 VOC, 50 NUS-WIDE, 312 CUB'),
+        keep=('sparse_topk', '62 COCO, 20 VOC 2012, 50 NUS-WIDE, 312 CUB'),
         hard=('hard_k', '2, 5, 6, 31'),
         soft=('kl_lambda', '1, 2, 1, 3'),
         temperature=('T', '.2, .3, .2, .3'),
