@@ -53,7 +53,50 @@ def test_envelope_is_the_area_under_the_monotone_precision():
         prec, rec = tp/np.arange(1, len(tp) + 1), tp/tp[-1]
         prec = np.maximum.accumulate(prec[::-1])[::-1]
         area = np.sum(np.diff(rec, prepend=0)*prec)
-        assert abs(average_precision(s, y, envelope=True)[c] - area) < 1e-12
+        assert abs(average_precision(s, y, rule='envelope')[c] - area) < 1e-12
+
+
+# ---- the rules of published numbers
+
+S5 = [[.9], [.8], [.7], [.5], [.5]]                                   # positives at ranks 2, 3 and 4 or 5: the last two share a score
+EARLY, LATE = [[-1], [1], [1], [1], [-1]], [[-1], [1], [1], [-1], [1]]
+
+
+@pytest.mark.parametrize('labels, rule, ties, expected', [
+    (EARLY, 'plain', 'grouped', (1/2 + 2/3 + 3/5)/3), (LATE, 'plain', 'grouped', (1/2 + 2/3 + 3/5)/3),
+    (EARLY, 'envelope', 'grouped', (2/3 + 2/3 + 3/5)/3), (LATE, 'envelope', 'grouped', (2/3 + 2/3 + 3/5)/3),
+    (EARLY, 'plain', 'order', (1/2 + 2/3 + 3/5)/3), (LATE, 'plain', 'order', (1/2 + 2/3 + 3/4)/3),
+    (EARLY, 'envelope', 'order', (2/3 + 2/3 + 3/5)/3), (LATE, 'envelope', 'order', 3/4)])
+def test_rules_by_hand(labels, rule, ties, expected):
+    assert abs(mean_ap(S5, labels, rule=rule, ties=ties) - expected) < 1e-12
+    assert abs(evaluate(S5, labels, rule=rule, ties=ties)['mAP'] - expected) < 1e-12
+
+
+def test_order_is_that_of_the_field():
+    "Reversed argsort, a rank for each image, 1e-8 in the denominator: the code that most peers share, with a stable sort."
+    s, y = sample(300, 6, levels=8); y = y.where(y != 0, -1)
+    for c in range(6):
+        found = total = 0.
+        for rank, i in enumerate(np.argsort(s[:, c].numpy(), kind='stable')[::-1], 1):
+            if y[i, c] == 1: found += 1; total += found/rank
+        assert abs(average_precision(s, y, ties='order')[c] - total/(found + 1e-8)) < 1e-9
+    assert (average_precision(s, y, ties='order') != average_precision(s, y)).all()
+    alone = sample(300, 6)[0]; assert torch.equal(average_precision(alone, y, ties='order'), average_precision(alone, y))
+
+
+def test_an_empty_class_is_left_out_or_zero():
+    s, y = sample(50, 4); y[:, 2] = -1; ap = average_precision(s, y)
+    assert ap[2].isnan() and average_precision(s, y, empty='zero')[2] == 0
+    assert mean_ap(s, y, empty='zero') == pytest.approx(3/4*mean_ap(s, y)) and mean_ap(s, y) == pytest.approx(ap[[0, 1, 3]].mean().item())
+    report = evaluate(s, y, empty='zero'); assert report['AP']['2'] == 0 and report['skipped'] == [] and evaluate(s, y)['skipped'] == ['2']
+    for empty in 'skip', 'zero':
+        with pytest.raises(ValueError, match='no class has a positive'): mean_ap(s, -torch.ones_like(y), empty=empty)
+
+
+@pytest.mark.parametrize('wrong', [dict(rule='area'), dict(ties='mean'), dict(empty='nan'), dict(rule=True)])
+def test_a_rule_that_there_is_not(wrong):
+    (name, value), = wrong.items()
+    with pytest.raises(ValueError, match=f'{name}={value!r}: use'): mean_ap(S5, LATE, **wrong)
 
 
 def test_large_and_quick():

@@ -46,37 +46,54 @@ def _block_ends(
 def _precisions(
     s:Tensor,                   # (C, N) scores
     y:Tensor,                   # (C, N) labels
+    ties:str='grouped',         # 'order': none; each entry has a rank of its own
 )->tuple[Tensor, Tensor]:       # (C, N) precision at each rank; whether its entry is positive
     "Precision down the list; ties share the end of their block, unknown entries are not counted."
-    s, order = s.sort(dim=-1, descending=True)
-    y = y.gather(-1, order)
+    order = s.argsort(dim=-1, stable=ties == 'order').flip(-1)
+    s, y = s.gather(-1, order), y.gather(-1, order)
     found, seen = (y == 1).cumsum(-1), (y != 0).cumsum(-1)
     precision = found/seen.clamp(min=1).double()      # in double: counts may pass float32's 24 bits
-    return precision.gather(-1, _block_ends(s)), y == 1
+    return precision if ties == 'order' else precision.gather(-1, _block_ends(s)), y == 1
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #99fec5fa
+def _check_words(
+    **given:str,   # rule, ties, empty
+)->None:
+    "A `ValueError` for a rule that there is not."
+    words = dict(rule=('plain', 'envelope'), ties=('grouped', 'order'), empty=('skip', 'zero'))
+    for name, word in given.items():
+        if word not in words[name]:
+            raise ValueError(f'{name}={word!r}: use {words[name][0]!r} or {words[name][1]!r}')
+
 def average_precision(
     scores:ArrayLike|Tensor,   # (N, C) any numbers, larger means more likely
     labels:ArrayLike|Tensor,   # (N, C) in {1, 0, -1}; 0 is left out
-    envelope:bool=False,       # True: area under the monotone envelope, as VOC 2012 and SARB
-)->Tensor:                     # (C,) float64, nan for a class without a positive
-    "Average precision of each class, ties grouped, not interpolated."
-    precision, positive = _precisions(*_scores_labels(scores, labels))
-    if envelope: precision = precision.flip(-1).cummax(-1).values.flip(-1)
-    return (precision*positive).sum(-1)/positive.sum(-1)
+    rule:str='plain',          # 'envelope': area under the monotone envelope, as VOC 2012 and SARB
+    ties:str='grouped',        # 'order': no equal ranks, the later image first
+    empty:str='skip',          # 'zero': a class without a positive has 0
+)->Tensor:                     # (C,) float64; with 'skip' nan for a class without a positive
+    "Average precision of each class, by default ties grouped, not interpolated."
+    _check_words(rule=rule, ties=ties, empty=empty)
+    precision, positive = _precisions(*_scores_labels(scores, labels), ties)
+    if rule == 'envelope': precision = precision.flip(-1).cummax(-1).values.flip(-1)
+    ap = (precision*positive).sum(-1)/positive.sum(-1)
+    return ap.nan_to_num(0.) if empty == 'zero' else ap
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #d2b9e3e5
 def mean_ap(
     scores:ArrayLike|Tensor,   # (N, C) any numbers, larger means more likely
     labels:ArrayLike|Tensor,   # (N, C) in {1, 0, -1}; 0 is left out
-    envelope:bool=False,       # as in `average_precision`
+    rule:str='plain',          # or 'envelope', as in `average_precision`
+    ties:str='grouped',        # or 'order', as there
+    empty:str='skip',          # 'zero': classes without a positive count as 0
 )->float:                      # in 0..1
     """Mean average precision over the classes that have a positive. Raises ValueError if none has,
     or if a score is nan."""
-    ap = average_precision(scores, labels, envelope=envelope)
+    _check_words(empty=empty)
+    ap = average_precision(scores, labels, rule, ties)
     if ap.isnan().all():
         raise ValueError('no class has a positive label: mAP is not defined; check the labels')
-    return ap.nanmean().item()
+    return (ap.nan_to_num(0.).mean() if empty == 'zero' else ap.nanmean()).item()
 
 # %% ../nbs/labels_and_metrics/2_metrics.ipynb #c6c60f53
 def decide(
@@ -132,16 +149,18 @@ def evaluate(
     classes:Sequence[str]|None=None,     # C names; None: class numbers
     threshold:float=.5,                  # of the decisions
     top:int=3,                           # of the second set of decisions, marked '@top'
+    **how:str,                           # rule, ties, empty of `mean_ap`
 )->dict:            # mAP, AP per class, skipped classes, CP .. OF1, CP@3 .. OF1@3
     "All multi-label metrics of one matrix of scores, as plain numbers in 0..1."
-    ap = average_precision(_probabilities(scores), labels).tolist()
+    ap = average_precision(_probabilities(scores), labels, **how).tolist()
     names = [str(i) for i in range(len(ap))] if classes is None else list(classes)
     if len(set(names)) != len(ap):
         raise ValueError(f'{len(set(names))} distinct class names for {len(ap)} columns: give one '
                          'name a column')
     seen = {n: a for n, a in zip(names, ap) if a == a}
     at_top = decision_metrics(decide(scores, threshold, top), labels)
-    return dict(mAP=mean_ap(scores, labels), AP=seen, skipped=[n for n in names if n not in seen],
+    return dict(mAP=mean_ap(scores, labels, **how), AP=seen,
+                skipped=[n for n in names if n not in seen],
                 **decision_metrics(decide(scores, threshold), labels),
                 **{f'{k}@{top}': v for k, v in at_top.items()})
 
