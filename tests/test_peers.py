@@ -14,20 +14,25 @@ from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 import trmml.clip
+from test_datasets import ATTRIBUTES
 from trmml import data, runs
+from trmml.data import VOC_CLASSES
+from trmml.data.cub200 import attribute_words
+from trmml.data.nuswide import CONCEPTS
+from trmml.doodles import VOC_KINDS
 from trmml.features import Rows
 from trmml.labels import partial, single_positive
 from trmml.train import TensorStore, fit, optimizer, predict
 from trmml.train.method import Batch, count_parameters
-from trmml.methods import METHODS, OFFICIAL, TITLES, IMAGENET_METHODS, arguments, create, find
+from trmml.methods import METHODS, OFFICIAL, TITLES, IMAGENET_METHODS, arguments, check_inputs, create, find
 from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, position_shift
-from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept
+from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept, usual_family
 from trmml.methods.averaging import cycle as one_cycle
 from trmml.methods.class_graph import adjacency, calibration
 from trmml.methods.scpnet import SCPNet, consistency, hard_targets, splc_loss, thresholds
 from trmml.features.augment import random_change
 from trmml.methods.ensemble import ensemble
-from trmml.methods.taidpt import TaIDPT, caption_labels, local_scores, phrases, SYNONYMS, unplaced_features
+from trmml.methods.taidpt import TaIDPT, caption_labels, local_scores, name_captions, phrases, read_captions, synonyms, SYNONYMS, unplaced_features
 from trmml.metrics import average_precision, mean_ap
 
 VOC = Path(__file__).resolve().parents[2]/'shared'/'data'/'voc2007_test_scores.npz'
@@ -124,7 +129,7 @@ def test_sizes_of_scpnet(rn101, rn50):
 
 
 def test_sizes_of_hspnet(rn50):
-    method = HSPNet(rn50, many(80))
+    method = HSPNet(rn50, [c for v in FAMILIES['coco'].values() for c in v])
     assert sum(p.numel() for p in method.core.meta.parameters()) == 6_295_552
     assert method.core.A.shape == (80, 80) and method.core.A_P.shape == (12, 12)
 
@@ -177,13 +182,47 @@ def test_settings_of_scpnet(clip):
     assert scale(learn_scale=True).exp().item() == pytest.approx(clip.logit_scale) == pytest.approx(10*scale().exp().item())
 
 
+KINDS = dict(coco=[c for v in FAMILIES['coco'].values() for c in v], voc=VOC_CLASSES, nus=list(CONCEPTS), cub=ATTRIBUTES)   # classes of a family
+
+
 def test_counts_of_hspnet():
     assert [kept(n) for n in (12, 4, 6, 20)] == [9, 3, 4, 15] and [kept(n) for n in (80, 20, 81, 312)] == [60, 15, 60, 234]
-    counts = {k: np.bincount(family(k, n)[1].numpy()).tolist() for k, n in dict(coco=80, voc=20, nus=81, cub=312).items()}
+    counts = {k: np.bincount(family(k, c)[1].numpy()).tolist() for k, c in KINDS.items()}
     assert counts['coco'] == [1, 8, 5, 10, 5, 10, 7, 10, 6, 6, 5, 7] and counts['voc'] == [7, 6, 6, 1]
     assert counts['nus'] == [9, 1, 33, 4, 33, 1] and sum(counts['cub']) == 312 and len(counts['cub']) == 20
     nus = '242444422424224440404044444222224224532222342302222404422014242003244244424220424'
-    assert family('nus', 81)[1].tolist() == [int(c) for c in nus]
+    assert family('nus', CONCEPTS)[1].tolist() == [int(c) for c in nus]
+    voc = [0, 0, 2, 0, 1, 0, 0, 2, 1, 2, 1, 2, 2, 0, 3, 1, 2, 1, 0, 1]
+    assert family('voc', VOC_CLASSES)[1].tolist() == voc == family('doodles', VOC_KINDS)[1].tolist()
+    assert family('doodles', VOC_KINDS)[0] == ['street', 'living room', 'farm', 'person'] and family('voc', VOC_KINDS)[0] == ['vehicles', 'household', 'animals', 'person']
+    runs_of = '9x9 13x15 12x15 11x15 1x4 6x15 17x6 15x15 3x11 1x15 0x15 19x14 9x3 4x15 14x15 10x15 8x15 13x5 18x5 7x14 6x4 17x4 8x4 5x15 16x15 9x15 2x15 13x4'
+    cub = [int(p) for t in runs_of.split() for p in [t.split('x')[0]]*int(t.split('x')[1])]
+    for names in ATTRIBUTES, [attribute_words(a) for a in ATTRIBUTES]: assert family('cub', names)[1].tolist() == cub
+
+
+@pytest.mark.parametrize('name', ['coco', 'voc', 'nus', 'cub'])
+def test_families_go_by_names(name, clip):
+    "Whatever the order and the spelling; twenty foreign names are not VOC's."
+    other = trmml.clip.CLIP(clip.model, 'another', 'doodle-clip', 256)
+    order = np.random.RandomState(5).permutation(len(KINDS[name])); raw, words = (
+        KINDS[name], [attribute_words(a) for a in KINDS[name]] if name == 'cub' else [data.clean_name(c).upper() for c in KINDS[name]])
+    for classes in raw, words:
+        assert usual_family(other, classes) == name
+        parents, index = family(name, classes); again, moved = family(name, [classes[i] for i in order])
+        assert again == parents and moved.tolist() == index[order].tolist() and usual_family(other, [classes[i] for i in order]) == name
+
+
+def test_families_of_foreign_names(clip):
+    other = trmml.clip.CLIP(clip.model, 'another', 'doodle-clip', 256); foreign = [f'defect {i}' for i in range(20)]
+    for classes, unknown, found in ((foreign, 20, ['object']), (foreign[:2] + ['zebra', 'dining table', 'horse'], 2, ['animal', 'furniture', 'object'])):
+        with pytest.warns(UserWarning, match=f'no parent of {unknown} of {len(classes)} classes') as said: parents, index = usual_family(other, classes)
+        assert len(said) == 1 and parents == found and [parents[i] for i in index][:2] == ['object']*2
+    with pytest.raises(ValueError, match="'voc' knows no parent of 20 of 20 classes, 'defect 0' the first"): family('voc', foreign)
+    with pytest.warns(UserWarning, match='2 of 6 classes'): method = HSPNet(clip, [*NAMES[:4], 'dent', 'scratch'], tower='frozen', hidden=8)
+    assert method.core.index.tolist() == [1, 1, 0, 2, 3, 3] and method.core.t_P.shape[0] == 4      # street, farm, person, object
+    with warnings.catch_warnings():
+        warnings.simplefilter('error'); method = HSPNet(clip, NAMES[::-1], tower='frozen', hidden=8)
+    assert method.core.index.tolist() == [1, 1, 3, 0, 2, 2] and method.recipe['gcn_lr'] == 7e-4
 
 
 # ---- 7: SPLC
@@ -274,7 +313,7 @@ def test_learning_rates_of_scpnet(clip):
 
 
 def test_learning_rates_of_hspnet(rn50):
-    out = trace(HSPNet(rn50, many(80), hidden=8), 642, 60, [0, 1, 2, 3, 16])
+    out = trace(HSPNet(rn50, KINDS['coco'], hidden=8, gcn_lr=5e-4), 642, 60, [0, 1, 2, 3, 16])
     assert [f'{t[1.]:.1e}' for t in out] == ['4.0e-06', '4.9e-06', '7.7e-06', '1.2e-05', '1.0e-04']
     assert all(t[5.] == pytest.approx(5*t[1.]) for t in out)
 
@@ -362,9 +401,60 @@ def test_local_scores_in_loops():
     ('an airplane; an air plane; jets', 'aeroplane'), ('a carpet and a cartoon of a catalog', ''), ('Kitty on the park bench', 'cat chair'),
     ('potted plants near COUCHES', 'pottedplant sofa'), ('sheep, women and children', 'sheep person'), ('', '')])
 def test_words_to_labels(text, there):
-    from trmml.doodles import VOC_KINDS
     Y = caption_labels([text], phrases(VOC_KINDS, SYNONYMS['voc']), 20)
     assert [VOC_KINDS[c] for c in np.flatnonzero(Y[0] == 1)] == sorted(there.split())
+
+
+def test_singulars_of_nuswide():
+    singular = [w[:-1] for w in 'birds buildings cars clouds flags flowers horses plants rocks sports whales'.split()]
+    said = [f'a {w} at noon' for w in singular]; Y = caption_labels(said, phrases(CONCEPTS, SYNONYMS['nus']), 81)
+    assert [[CONCEPTS[c] for c in np.flatnonzero(y == 1)] for y in Y] == [[f'{w}s'] for w in singular]
+
+
+def test_synonyms_go_by_names():
+    for which, names in dict(voc=VOC_KINDS, coco=KINDS['coco'], nus=CONCEPTS).items():
+        assert synonyms(names) is synonyms(names[::-1]) is synonyms([data.clean_name(n) for n in names]) is SYNONYMS[which]
+    assert synonyms(many(80)) == synonyms(many(81)) == synonyms(ATTRIBUTES) == synonyms(['cat']) == {}
+    assert synonyms(many(3), 'coco') is SYNONYMS['coco']
+    with pytest.raises(ValueError, match="lists='pets': use one of 'voc', 'coco', 'nus'"): synonyms(['cat'], 'pets')
+
+
+@pytest.mark.parametrize('name', ['taidpt', 'taiadapter', 'taidpt+trmml', 'taidpt+dualcoop', 'taiadapter+dualcoop'])
+def test_captions_are_checked_before_anything_is_read(name, tmp_path):
+    "By the method's name alone, also those of an ensemble's member."
+    given = lambda c: dict(captions=c) if '+' not in name else dict(text_settings=(('captions', c),))
+    empty, other, right = tmp_path/'no.txt', tmp_path/'no.csv', tmp_path/'yes.txt'; empty.touch(); other.write_text('a'); right.write_text('a cat\n')
+    for c in None, 'doodles', 'names', ['a cat'], str(right), right: check_inputs(name, **given(c))
+    for wrong, kind, words in ((tmp_path/'nowhere.json', FileNotFoundError, "no captions at .*nowhere.json: give a JSON file in COCO's format, or a text file .*'names'"),
+                               (empty, ValueError, 'no.txt is empty'), (other, ValueError, 'no.csv is of no known kind'), ([], ValueError, 'needs sentences'), ([1], ValueError, 'needs sentences')):
+        with pytest.raises(kind, match=words): check_inputs(name, **given(wrong))
+    check_inputs('trmml'); check_inputs('zeroshot', captions='nowhere.json')
+
+
+def test_captions_from_files(tmp_path):
+    path = tmp_path/'captions_train2017.json'
+    path.write_text(json.dumps(dict(annotations=[dict(image_id=i, caption=f'{i} {k}') for k in range(3) for i in (7, 3)])))
+    assert read_captions(path) == ['3 0', '7 0'] and read_captions(str(path), 1) == ['3 0']
+    for text in '[]', '{"images": []}', '{"annotations": [{"caption": "a"}]}', 'a cat':
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"captions_train2017.json is not in the format of COCO's captions, with annotations of image_id and caption \("): read_captions(path)
+    path.write_text('{"annotations": []}')
+    with pytest.raises(ValueError, match='holds no captions'): read_captions(path)
+    lines = tmp_path/'said.txt'; lines.write_text(' a cat \n\ntwo dögs\r\n', encoding='utf-8'); assert read_captions(lines) == ['a cat', 'two dögs']
+
+
+def test_sentences_made_from_names(clip):
+    "One to four classes each, any class with any other, by seed; said once where nobody asked for them."
+    said = name_captions(KINDS['coco'], 4000, 3); Y = caption_labels(said, phrases(KINDS['coco'], {}), 80) == 1; n = Y.sum(1)
+    assert [(n == k).mean() for k in (1, 2, 3, 4)] == pytest.approx([.25]*4, abs=.03) and Y.sum(0).min() > 60 and said != name_captions(KINDS['coco'], 4000, 4)
+    assert read_captions('names', 9, 3, KINDS['coco']) == name_captions(KINDS['coco'], 9, 3) and len(read_captions('names', classes=['cat'])) == 5000
+    other = trmml.clip.CLIP(clip.model, 'another', 'doodle-clip', 256)
+    for kind in 'taidpt', 'taiadapter':
+        with pytest.warns(UserWarning, match='has no captions and learns from sentences made from class names.*captions=') as told: tokens, Y = create(kind, other, NAMES, n_captions=300).sentences()
+        assert len(told) == 1 and (Y == 1).sum(1).max() >= 3
+        with warnings.catch_warnings():
+            warnings.simplefilter('error'); named, _ = create(kind, other, NAMES, captions='names', n_captions=300).sentences(); create(kind, clip, NAMES, n_captions=50).sentences()
+        assert torch.equal(named, tokens)
 
 
 def test_pictures_without_positions(clip):

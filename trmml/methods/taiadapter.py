@@ -77,7 +77,7 @@ class TaIAdapter(AdaptedSentences):
         classes:list,        # prompt-ready class names
         captions=None,       # what to learn from, as for TaIDPT
         n_captions:int=None, # at most so many
-        lists:str=None,      # synonyms: 'voc', 'coco' or 'nus'; None: by the number of classes
+        lists:str=None,      # synonyms: 'voc', 'coco' or 'nus'; None: by class names
         noise:float=1.,      # sigma_max
         shrink:int=4,        # of the bottleneck
         gamma_pos:float=1.,  # focusing of the asymmetric loss on positives

@@ -102,8 +102,9 @@ def members(
 def origin(
     run:Run, # any
 )->Run|None: # None for what starts from nothing
-    "The run, with complete labels, that a method starts from; None if it starts from nothing."
+    "The run that a method starts from, with complete labels or its own; None if there is none."
     start = find(run.method)[0].starts_from(**all_settings(run))
     if start is None: return None
-    name, settings = start
-    return replace(run, method=name, settings=settings, known=1., protocol='partial')
+    name, settings, *labels = start
+    known = {} if labels == ['same'] else dict(known=1., protocol='partial')
+    return replace(run, method=name, settings=settings, **known)

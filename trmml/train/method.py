@@ -228,7 +228,10 @@ class Origins:
         raise NotImplementedError(f'{type(self).__name__} starts from no other method')
     @staticmethod
     def starts_from(**settings)->tuple|None:
-        "(name, settings) of the method to start from, or None."
+        "(name, settings) of the method to start from, with 'same' if its labels are; or None."
+    @staticmethod
+    def check_inputs(**settings)->None:
+        "Raise for settings that name what is not there, such as a file."
     @staticmethod
     def made_of(**settings)->list:
         "(name, settings) of an ensemble's members."
