@@ -4,6 +4,7 @@ import pickle
 import warnings
 import zipfile
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -488,3 +489,21 @@ def test_parameters_of_table5(rn101, name, learnable, total):
     assert counts['frozen'] == 94_288_737 == 56_259_936 - 102_400 + 37_828_608 + 262_144 + 39_424 + 1_024 + 1
     assert counts['learnable'] == dict(trmml=7_129_601, dualcoop=2*80*16*512)[name]
     if name == 'trmml': assert sum(b.numel() for b in method.buffers()) > 80*64*512   # the bank is there, and is not counted
+
+
+@pytest.mark.parametrize('name', ['doodle-clip', 'doodle-resnet'])
+def test_interpolation_is_part_of_the_key(name, tmp_path):
+    "Bicubic, the default, keeps the names that features have had; bilinear has names and pixels of its own."
+    from PIL import Image
+    from trmml.features import describe, key
+    path = tmp_path/'a.png'; Image.effect_noise((90, 60), 60).convert('RGB').save(path)
+    plain, named, other = (clips.load(name, image_size=64, **g) for g in ({}, dict(interpolation='bicubic'), dict(interpolation='bilinear')))
+    mean, std = clips.IMAGENET if name == 'doodle-resnet' else (clips.MEAN, clips.STD)
+    written = (f'Compose(\n    Resize(size=(64, 64), interpolation=bicubic, max_size=None, antialias=True)\n    ToTensor()\n'
+               f'    Normalize(mean={mean}, std={std})\n)')
+    assert repr(plain.preprocess()) == repr(named.preprocess()) == written and repr(other.preprocess()) == written.replace('bicubic', 'bilinear')
+    keys = [key(describe(c, [path])) for c in (plain, named, other)]; assert keys[0] == keys[1] != keys[2]
+    img = Image.open(path); a, b = plain.preprocess()(img), other.preprocess()(img); assert (a - b).abs().max() > .1
+    mean, std = (torch.tensor(v)[:, None, None] for v in (mean, std))
+    assert torch.allclose(b, (torch.from_numpy(np.asarray(img.resize((64, 64), Image.Resampling.BILINEAR))).permute(2, 0, 1)/255 - mean)/std, atol=1e-5)
+    with pytest.raises(ValueError, match="interpolation='box': use 'bicubic' or 'bilinear'"): clips.load(name, image_size=64, interpolation='box')

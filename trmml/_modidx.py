@@ -114,6 +114,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'trmml.clip.backbones.why_not': ('clip/backbones.html#why_not', 'trmml/clip/backbones.py')},
             'trmml.clip.encoders': { 'trmml.clip.encoders.Features': ('clip/encoders.html#features', 'trmml/clip/encoders.py'),
                                      'trmml.clip.encoders.attention_pool': ('clip/encoders.html#attention_pool', 'trmml/clip/encoders.py'),
+                                     'trmml.clip.encoders.check_interpolation': ( 'clip/encoders.html#check_interpolation',
+                                                                                  'trmml/clip/encoders.py'),
                                      'trmml.clip.encoders.dense_features': ('clip/encoders.html#dense_features', 'trmml/clip/encoders.py'),
                                      'trmml.clip.encoders.feature_map': ('clip/encoders.html#feature_map', 'trmml/clip/encoders.py'),
                                      'trmml.clip.encoders.image_features': ('clip/encoders.html#image_features', 'trmml/clip/encoders.py'),

@@ -96,9 +96,10 @@ def fit_state(
 # %% ../../nbs/clip/15_imagenet.ipynb #fe0f9ec4
 def stretch(
     size:int, # pixels a side
+    interpolation:str='bicubic', # or 'bilinear'
 )->Callable:  # PIL image -> (3, size, size) float32
     "Resize to a square, scale to 0..1, normalise with ImageNet's mean and spread."
-    return square(size, *IMAGENET)
+    return square(size, *IMAGENET, interpolation)
 
 # %% ../../nbs/clip/15_imagenet.ipynb #d210e014
 def tower_features(
@@ -129,7 +130,7 @@ class Tower(Frozen):
     def dtype(self)->torch.dtype: return self.compute or self.model.conv1.weight.dtype
     def preprocess(self, image_size:int=None)->Callable:
         "Callable that turns a PIL image into a (3, S, S) normalised tensor."
-        return stretch(image_size or self.image_size)
+        return stretch(image_size or self.image_size, self.interpolation)
     @torch.no_grad()
     def features(self, images:Tensor)->Features:
         "Dense (B, d, h, w) and pooled (B, d) features of (B, 3, H, W) images."

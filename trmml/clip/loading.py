@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from . import imagenet
+from .encoders import check_interpolation
 from .model import CLIP
 from .model import load as load_clip
 
@@ -22,7 +23,11 @@ def load(
     device:str|torch.device=None, # None: cpu
     compute:torch.dtype=None,     # of the image encoder's arithmetic; None: float32
     seed:int=0,                   # of random weights
+    interpolation:str='bicubic',  # or 'bilinear': how images are resized
 )->CLIP|imagenet.Tower:           # without a text encoder of its own in the second case
     "A frozen backbone by name: RN50 and RN101 are the paper's, 'doodle-clip' is shipped."
+    check_interpolation(interpolation)
     where = imagenet.load if name in imagenet.TOWERS else load_clip
-    return where(name, weights, image_size, device, compute, seed)
+    loaded = where(name, weights, image_size, device, compute, seed)
+    loaded.interpolation = interpolation
+    return loaded

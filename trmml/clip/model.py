@@ -61,6 +61,7 @@ def architecture(
 # %% ../../nbs/clip/10_model.ipynb #b7f5de97
 class Frozen(nn.Module):
     "A frozen `model` for images; subclasses give `features`, `preprocess` and `dtype`."
+    interpolation = 'bicubic'   # or 'bilinear': of the resize in `preprocess`
     def train(self, mode=True):
         return super().train(False)   # BatchNorm never leaves evaluation mode
 
@@ -149,7 +150,8 @@ class CLIP(ResNetCLIP):
     "A frozen CLIP: dense, pooled and text features in one joint space of `d` dimensions."
     def preprocess(self, image_size:int=None)->Callable:
         "Callable that turns a PIL image into a (3, S, S) normalised tensor."
-        return square(self.image_size if image_size is None else image_size)
+        size = self.image_size if image_size is None else image_size
+        return square(size, interpolation=self.interpolation)
 
     def features(self, images:Tensor)->Features:
         "Dense (B, d, h, w) and pooled (B, d) features of (B, 3, H, W) images."
