@@ -3,6 +3,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from trmml import clip as clips
-from trmml.train import learner; from trmml import runs
+from trmml import data, runs
+from trmml.methods import METHODS, TITLES, dualcoop, register
+from trmml.train import learner
 from trmml.train import predict
 from trmml.metrics import mean_ap
 from trmml.runs import Run, forget, perform, perform_all, replace, stored, trained
@@ -96,7 +99,10 @@ def change(folder, split, edit):
 
 
 def part(name): return importlib.import_module(f'trmml.runs.{name}')   # `trmml.runs.perform` is the function
-def names(out): return sorted(p.name for p in Path(out).rglob('*') if p.is_file())
+def names(out):
+    "Files, results without the second half of their names."
+    return sorted(re.sub(r'^([0-9a-f]{16})-[0-9a-f]{8}', r'\1', p.name) for p in Path(out).rglob('*') if p.is_file())
+def file(out, r, suffix='.json'): return next((Path(out)/'runs').glob(f'{r.key}-????????{suffix}'))
 def strict(path):
     def refuse(constant): raise AssertionError(f'{path} is not JSON: it holds {constant}')
     return json.loads(path.read_text(), parse_constant=refuse)
@@ -110,7 +116,7 @@ def test_a_run_leaves_its_result_and_its_weights(world, tmp_path, method):
     assert stored(r, out, tmp_path) is None
     result = perform(r, tmp_path, out)
     assert names(out) == [f'{r.key}.json', f'{r.key}.safetensors'] and not list(tmp_path.rglob('*.tmp'))
-    assert strict(out/'runs'/f'{r.key}.json') == stored(r, out, tmp_path) == stored(r, out, check=False) == json.loads(json.dumps(result))
+    assert strict(file(out, r)) == stored(r, out, tmp_path) == stored(r, out, check=False) == json.loads(json.dumps(result))
     assert 0 < result['mAP'] <= 1 and set(result['metrics']['AP']) == set(CLASSES)
     assert (result['train_images'], result['test_images'], len(result['log'])) == (16, 8, 2 if method in ('trmml', 'dualcoop') else 0)
     again = trained(r, out, tmp_path)
@@ -123,7 +129,7 @@ def test_trained_trains_what_is_not_there(world, tmp_path):
     method = trained(r, out, tmp_path)
     assert not method.training and names(out) == [f'{r.key}.json', f'{r.key}.safetensors']
     first = method.state_dict()
-    (out/'runs'/f'{r.key}.safetensors').unlink()                     # a result without its weights
+    (file(out, r, '.safetensors')).unlink()                     # a result without its weights
     second = trained(r, out, tmp_path).state_dict()
     for k in first: assert torch.equal(first[k], second[k])
 
@@ -131,7 +137,7 @@ def test_trained_trains_what_is_not_there(world, tmp_path):
 def test_all_labels_known(world, tmp_path):
     r = run(world, known=1.)
     perform(r, tmp_path, tmp_path/'out')
-    strict(tmp_path/'out'/'runs'/f'{r.key}.json')
+    strict(file(tmp_path/'out', r))
 
 
 def test_held_out_runs_never_see_the_test_split(world, tmp_path):
@@ -183,7 +189,7 @@ def test_two_jobs_give_what_one_gives(drawn, one_by_one, tmp_path):
     results = perform_all(many(drawn), tmp_path, tmp_path, n_jobs=2, progress=False)
     for a, b in zip(one_by_one[0], results):
         assert a['mAP'] == b['mAP'] and a['weights_hash'] == b['weights_hash']
-        files = [load_file(out/'runs'/f'{a["key"]}.safetensors') for out in (one_by_one[1], tmp_path)]
+        files = [load_file(next((out/'runs').glob(f'{a["key"]}-*.safetensors'))) for out in (one_by_one[1], tmp_path)]
         for k in files[0]: assert_close(files[0][k], files[1][k], atol=1e-5, rtol=1e-4)
 
 
@@ -299,7 +305,7 @@ def test_killed_run_goes_on_to_the_same_numbers(world, tmp_path):
     assert names(broken) == names(whole) == [f'{r.key}.json', f'{r.key}.safetensors']
     a, b = (stored(r, out, tmp_path) for out in (whole, broken))
     assert a['mAP'] == b['mAP'] and a['metrics'] == b['metrics'] and a['log'] == b['log'] and len(a['log']) == EPOCHS
-    assert (whole/'runs'/f'{r.key}.safetensors').read_bytes() == (broken/'runs'/f'{r.key}.safetensors').read_bytes()
+    assert (file(whole, r, '.safetensors')).read_bytes() == (file(broken, r, '.safetensors')).read_bytes()
 
 
 class Killed(BaseException): "As if by a signal: nobody catches it."
@@ -433,7 +439,7 @@ def test_class_that_is_never_positive_is_named_and_the_rest_is_trained(world, tm
         result = perform(run(world, method, known=1.), tmp_path, tmp_path/'out')
     assert np.isfinite([v for row in result['log'] for k, v in row.items() if not k.startswith('pseudo_')]).all()
     assert set(result['metrics']['AP']) == set(CLASSES) and 0 < result['mAP'] <= 1
-    assert all(t.isfinite().all() for t in load_file(tmp_path/'out'/'runs'/f'{result["key"]}.safetensors').values())
+    assert all(t.isfinite().all() for t in load_file(file(tmp_path/'out', SimpleNamespace(key=result['key']), '.safetensors')).values())
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         trained(run(world, method, known=1.), tmp_path/'out', tmp_path)
@@ -445,14 +451,15 @@ def test_class_without_a_positive_in_test_is_skipped_and_named(world, tmp_path):
     metrics = perform(r, tmp_path, tmp_path/'out')['metrics']
     assert metrics['skipped'] == ['white ring'] and set(metrics['AP']) == set(CLASSES[:3])
     assert metrics['mAP'] == pytest.approx(np.mean(list(metrics['AP'].values())))
-    strict(tmp_path/'out'/'runs'/f'{r.key}.json')
+    strict(file(tmp_path/'out', r))
 
 
 # ---- nothing of a description is lost on the way to what it names
 
 FLIPPED = dict(dataset='elsewhere', method='dualcoop', known=.25, seed=1, protocol='single', settings=(('lr', 1e-3),), backbone='RN50',
-               weights='other', image_size=32, difficult='skip', held_out=.25, version=3, views=2, data=(('prompts', 'raw'),), features='int8')
-ELSEWHERE = {'method', 'settings', 'version'}   # of the method, or of the key alone: nothing that is read depends on them
+               weights='other', image_size=32, difficult='skip', held_out=.25, views=2, data=(('prompts', 'raw'),), features='int8',
+               interpolation='bilinear')
+ELSEWHERE = {'method', 'settings'}   # of the method, or of the key alone: nothing that is read depends on them
 
 
 @pytest.fixture
@@ -470,7 +477,7 @@ def readers(monkeypatch):
     def load(name, split, root, **how):
         ds = Dataset(); ds.paths, ds.labels, ds.variant = [f'{split}/{i}' for i in range(20)], labels, split
         seen.append(('data', name, split, root, how)); return ds
-    monkeypatch.setattr(module.clips, 'load', lambda *how, **more: seen.append(('clip', *how)) or SimpleNamespace(weights_hash='h', how=how))
+    monkeypatch.setattr(module.clips, 'load', lambda *how, **more: seen.append(('clip', *how, more)) or SimpleNamespace(weights_hash='h', how=how))
     monkeypatch.setattr(module, 'load', load)
     monkeypatch.setattr(module, 'open_views', lambda clip, ds, views, root, **how: seen.append(('features', clip.how, views, root, how)) or Store(views))
     return seen
@@ -567,7 +574,7 @@ def test_recipes_are_what_the_choices_found():
     from trmml.methods import TITLES
     t = pd.read_csv(TABLES/'choices-doodles.csv')
     best = t.loc[t.groupby('method')['mean'].idxmax()].set_index('method')
-    found = {m for m in runs.read_recipes() if m != 'base' and runs.entry(m)['backbone'] == 'doodle-clip'}
+    found = {m for m in runs.read_recipes() if m not in ('base', 'published') and runs.entry(m)['backbone'] == 'doodle-clip'}
     assert {TITLES[m] for m in found} == set(best.index)
     for m in found:
         values = dict(zip(runs.entry(m)['trials'], best.loc[TITLES[m], ['lr', 'sharpness']]))
@@ -599,6 +606,105 @@ def test_recipes_keep_their_values(name, backbone, protocol):
     assert got == want and {k: type(v) for k, v in got.items()} == {k: type(v) for k, v in want.items()}   # 20 and 20. would be two runs
 
 
-def test_grids_keep_their_keys():
-    grid = runs.grid('doodles', ['sarb-frozen', 'taidpt+trmml', 'hspnet-frozen', 'coop'], [.1], [0])
-    assert [r.key for r in grid] == ['4e3d389f1440b584', 'f94eacac04aafae8', '68137eba80e87513', '184dac70aa3ad5d3']
+# ---- names of results: KEY of the full description, CONTENT of what was there
+
+class Edited(dualcoop.DualCoOp):
+    def scores(self, x): return super().scores(x)
+
+
+def test_a_changed_default_is_another_run(monkeypatch):
+    "Of the class, of the recipe of the data set, of the policy: what a description leaves open is part of its key."
+    r, own = Run('voc2007', 'dualcoop', .1, backbone='RN101'), Run('doodles', 'dualcoop', .1)
+    keys = r.key, own.key
+    monkeypatch.setattr(dualcoop.DualCoOp, 'recipe', {**dualcoop.DualCoOp.recipe, 'lr': 1.})
+    part('run').defaults.cache_clear()
+    assert own.key != keys[1] and r.key == keys[0]      # VOC 2007 has a published rate
+    monkeypatch.undo(); part('run').defaults.cache_clear()
+    monkeypatch.setitem(runs.read_recipes()['published']['dualcoop']['voc2007'], 'lr', dict(value=.5, published='', source=''))
+    part('recipes').lines.cache_clear()
+    assert r.key != keys[0] and own.key == keys[1]
+    monkeypatch.undo(); part('recipes').lines.cache_clear()
+    assert (r.key, own.key) == keys
+    single = Run('voc2012', 'dualcoop', protocol='splc', backbone='RN50')
+    before = single.key
+    monkeypatch.setitem(data.PEERS['voc2012'], 'scpnet', dict(difficult='ignore'))
+    assert single.key != before
+
+
+def test_the_same_in_other_words_is_the_same_run():
+    r = Run('voc2007', 'dualcoop', .1, backbone='RN101')
+    assert Run('voc', 'dualcoop', .1, settings=dict(lr=.001, epochs=50), backbone='RN101').key == r.key
+    assert replace(r, settings=dict(lr=.002)).key != r.key
+
+
+def test_an_edited_method_is_trained_anew(world, tmp_path):
+    register('edited', Edited)
+    try:
+        r, out = run(world, 'edited', epochs=1, batch=8), tmp_path/'out'
+        old = perform(r, tmp_path, out)
+        assert stored(r, out, tmp_path) == old
+        register('edited', type('Edited', (dualcoop.DualCoOp,), dict(scores=lambda self, x: super(type(self), self).scores(x)**2)))
+        assert stored(r, out, tmp_path) is None and stored(r, out, check=False) == old
+        perform(r, tmp_path, out)
+        assert len(list((out/'runs').glob(f'{r.key}-*.json'))) == 2         # the old one stays
+    finally: del METHODS['edited'], TITLES['edited']
+
+
+def test_comments_are_no_edit():
+    digest = part('content').source_digest
+    assert digest('def f(x):\n    "Doc."\n    return x  # why') == digest('def f(x): return x') != digest('def f(x): return -x')
+
+
+def test_changed_photos_make_a_result_stale(world, tmp_path):
+    "The same names, sizes and labels, other pixels."
+    r, out = run(world), tmp_path/'out'
+    old = perform(r, tmp_path, out)
+    Image.open(world/'train'/'00.png').transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(world/'train'/'00.png')
+    forget()
+    assert stored(r, out, tmp_path) is None
+    assert perform(r, tmp_path, out)['images'] != old['images']
+
+
+def test_a_moved_folder_keeps_its_results(world, tmp_path):
+    r, out = run(world), tmp_path/'out'
+    old = perform(r, tmp_path, out)
+    elsewhere = tmp_path/'another place'
+    elsewhere.mkdir()
+    shutil.move(world, elsewhere/world.name)
+    forget()
+    moved = replace(r, dataset=str(elsewhere/world.name))
+    assert moved.key == r.key and stored(moved, out, tmp_path) == old
+    # copied, with new times of change, on another machine
+    shutil.copytree(elsewhere/world.name, tmp_path/'copied'/world.name, copy_function=shutil.copyfile)
+    forget()
+    assert stored(replace(r, dataset=str(tmp_path/'copied'/world.name)), out, tmp_path/'copied') == old
+
+
+def test_results_are_shown_without_data(world, tmp_path):
+    r, out = run(world), tmp_path/'out'
+    old = perform(r, tmp_path, out)
+    shutil.rmtree(world); forget()
+    assert stored(r, out, check=False) == old
+
+
+def test_a_registered_method_with_two_workers(drawn, tmp_path):
+    "A class that only this process knows, as a notebook's: workers get it, and its results are found again."
+    Local = type('Local', (dualcoop.DualCoOp,), dict(__module__='__main__', scores=lambda self, x: dualcoop.DualCoOp.scores(self, x)))
+    register('local', Local)
+    try:
+        grid = [run(drawn, 'local', seed=s, epochs=1, batch=8) for s in range(2)]
+        results = perform_all(grid, tmp_path, tmp_path/'two', n_jobs=2, progress=False)
+        assert all(results) and results == [stored(r, tmp_path/'two', tmp_path) for r in grid]
+        alone = perform_all(grid, tmp_path, tmp_path/'one', n_jobs=1, progress=False)
+        assert [r['mAP'] for r in alone] == pytest.approx([r['mAP'] for r in results], abs=1e-6)
+        assert names(tmp_path/'one') == names(tmp_path/'two')
+    finally: del METHODS['local'], TITLES['local']
+
+
+def test_a_result_says_how_it_was_made(world, tmp_path):
+    r = run(world)
+    result = perform(r, tmp_path, tmp_path/'out')
+    assert result['recipe'] == json.loads(json.dumps(runs.resolved(r))) and result['recipe']['lr'] == 5e-4
+    assert {'load', 'train', 'known', 'test'} == set(result['policy'])
+    assert result['policy']['train']['images'] == 16 and result['policy']['train']['positives'] > result['policy']['known']['positives'] > 0
+    assert {'torch', 'python', 'trmml'} <= set(result['versions']) and result['seconds'] > 0 and result['device'] == 'cpu'

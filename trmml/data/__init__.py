@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/data/00_data.ipynb #2ac6d7fa
-from .catalogue import ALIASES, PEERS, as_peer, full_name
+from .catalogue import ALIASES, PEERS, SETUPS, as_peer, full_name, policy
 from .coco import COCO_DEFAULTS, decode_rle
 from .dataset import BOX_COLUMNS, CLEAN_NAMES, Dataset, box_pairs, clean_name
 from .downloads import download

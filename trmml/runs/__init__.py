@@ -6,12 +6,14 @@
 __all__ = []
 
 # %% ../../nbs/runs/0_runs.ipynb #8b1bf25f
-from .inputs import (Inputs, Test, Train, forget, hold_out, inputs, load_clip, load_split,
+from .inputs import (Inputs, Test, Train, hold_out, inputs, load_clip, load_split,
                                observed, reading, training_rows)
 from .perform import perform, trained
-from .recipes import (TOWER, chosen, entry, grid, read_recipes, recipe, standing, trial,
-                                trials)
-from .results import (identity, plain, processor, result_file, score_all, stored,
+from .content import code_of, content, forget, identity, images_digest
+from .grid import TOWER, chosen, differences, grid, standing
+from .recipes import (Line, entry, lines, read_recipes, recipe, table_of, trial, trials)
+from .results import (find_result, fresh_file, plain, processor, score_all, stored,
                                 weights_file)
-from .run import (NUMBERS, PROTOCOLS, Run, members, origin, replace, stands_for)
+from .run import (NUMBERS, PROTOCOLS, Run, interpolation, members, origin, policy,
+                            replace, resolved, settings_of, stands_for)
 from .schedule import engine, perform_all, registrations, side_by_side

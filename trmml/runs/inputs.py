@@ -23,7 +23,7 @@ from ..data import Dataset, load
 from ..data.published import SINGLE, published
 from ..features import Rows, Store, open_views
 from ..labels import partial, single_positive, validation_split
-from .run import NUMBERS, PROTOCOLS, Run
+from .run import NUMBERS, PROTOCOLS, Run, interpolation, policy
 
 # %% ../../nbs/runs/2_inputs.ipynb #45119f2e
 def reading(
@@ -31,32 +31,34 @@ def reading(
 )->Run: # a key of what is remembered
     "The run without what does not decide which files are read: equal for runs that read the same."
     return replace(run, method='zeroshot', known=1., seed=0, protocol='partial', settings=(),
-                   held_out=0., version=0)
+                   held_out=0., difficult='', data=policy(run), interpolation=interpolation(run))
 
 # %% ../../nbs/runs/2_inputs.ipynb #74c06e05
 @lru_cache(maxsize=4)
-def encoder(backbone, weights, image_size, device):
+def encoder(backbone, weights, image_size, device, resizing):
     "A frozen encoder by name: a CLIP, or one trained on ImageNet."
-    return clips.load(backbone, weights or None, image_size, device)
+    own = {} if resizing == 'bicubic' else dict(interpolation=resizing)
+    return clips.load(backbone, weights or None, image_size, device, **own)
 
 def load_clip(
     run:Run, # whose backbone, weights and image size count
     device:str='cpu', # cpu | cuda | cuda:N
 )->CLIP: # frozen
     "The frozen CLIP of a run, or the ImageNet backbone in its place."
-    return encoder(run.backbone, run.weights, run.image_size, device)
+    return encoder(run.backbone, run.weights, run.image_size, device, interpolation(run))
 
 # %% ../../nbs/runs/2_inputs.ipynb #e1fbd076
 def reading_data(
     run:Run, # any
 )->Run: # a key of what is remembered
     "The run without what does not decide which images and labels are read."
-    return replace(reading(run), backbone='', weights='', image_size=None, views=0, features='')
+    return replace(reading(run), backbone='', weights='', image_size=None, views=0, features='',
+                   interpolation='')
 
 @lru_cache(maxsize=4)
 def read_split(same, split, root):
     "A split for all runs that read the same data."
-    return load(same.dataset, split, root, difficult=same.difficult, **dict(same.data))
+    return load(same.dataset, split, root, **policy(same))
 
 def load_split(
     run:Run,                  # whose data set counts, with its policy

@@ -17,6 +17,7 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 from ..progress import Bar
 
 from ..methods import METHODS, register
+from .content import KNOWN_CODE, method_digests
 from .inputs import inputs, read_features, reading
 from .perform import perform
 from .results import stored
@@ -33,6 +34,7 @@ def registrations(
 def worker(
     run:Run,
     known:dict,            # as from `registrations`
+    code:dict,             # name -> digest of a method's code, as from `method_digests`
     root:str|Path|None,    # of the data
     out:str|Path,          # holds runs/
     device:str,
@@ -41,6 +43,7 @@ def worker(
 )->list[tuple]:            # what it warned of: text, class
     "One run in a worker process, or in this one, which gets its threads back."
     for name, (cls, settings) in known.items(): register(name, cls, **settings)
+    KNOWN_CODE.update(code)   # a notebook's source is not here
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     with warnings.catch_warnings(record=True) as said:   # a worker's standard error is nobody's
@@ -134,6 +137,7 @@ def perform_all(
     with engine(n_jobs) if missing else nullcontext():
         pool = Parallel(return_as='generator_unordered')
         done = (x for wave in todo
-                for x in pool(delayed(worker)(r, registrations(r), *where) for r in wave))
+                for x in pool(delayed(worker)(r, registrations(r), method_digests(r), *where)
+                              for r in wave))
         tell(Bar(done, total=len(missing), desc='runs', disable=not progress or not missing))
     return [stored(r, out, root, device) for r in runs]
