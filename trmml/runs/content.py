@@ -49,6 +49,7 @@ def images_digest(
     write_whole(note, digest)
     return digest
 
+# %% ../../nbs/runs/2b_content.ipynb #388d6f53
 @lru_cache(maxsize=16)
 def split_digest(same, split, root):
     "Digest of the images of a split, for all runs that read the same."
@@ -77,6 +78,7 @@ def field(
     return value[1:] if name == 'body' and isinstance(value, list) and value and is_text(
         value[0]) else value
 
+# %% ../../nbs/runs/2b_content.ipynb #13148275
 def tree(
     node:object, # a node of a syntax tree, a list of them, or a value
 )->str:

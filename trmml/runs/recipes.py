@@ -21,6 +21,7 @@ def read_recipes()->dict: # 'published', 'base', and method -> data set -> its t
     "The file of recipes."
     return tomllib.loads(shipped('runs/recipes.toml').read_text(encoding='utf-8'))
 
+# %% ../../nbs/runs/0b_recipes.ipynb #f10d129d
 ANY, OTHER = 'any', 'other'            # in the place of a data set's name
 RUN_LEVEL = ('interpolation',)         # settings of a run, not of its method
 
@@ -57,6 +58,7 @@ def published_of(
     for ending in VARIANTS: method = method if method in tables else method.removesuffix(ending)
     return tables.get(method, {})
 
+# %% ../../nbs/runs/0b_recipes.ipynb #edb393cb
 def table_of(
     method:str,  # as in METHODS
     dataset:str, # a name, a short form or a path

@@ -94,6 +94,7 @@ def settings_of(
     own = {k: v for k, v in published_settings(run).items() if k not in RUN_LEVEL}
     return {**find(run.method)[1], **own, **dict(run.settings)}
 
+# %% ../../nbs/runs/1_run.ipynb #f1ca0228
 HIDDEN = ('seed', 'make', 'init')                 # arguments that are no settings
 LOSSES = ('loss', 'loss_settings', 'unknown')     # settings of methods whose loss can be exchanged
 
