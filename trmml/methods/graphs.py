@@ -419,7 +419,9 @@ def sarb_loss(
 
 def blended_terms(method, f, labels, rng):
     "Losses on vectors blended with other images and with prototypes."
-    alpha, beta = method.net.mix.clamp(0, 1)
+    # in place, as published: a share at an end keeps its gradient and can come back
+    with torch.no_grad(): method.net.mix.clamp_(0, 1)
+    alpha, beta = method.net.mix
     a, ya = blend_instances(f, labels, alpha)
     b, yb = blend_prototypes(f, labels, beta, method.prototypes, rng, method.overwrite_known)
     return dict(instance=known_bce(method.net.head(a, method.G), ya),

@@ -31,8 +31,10 @@ def describe_training(
     seed:int=0,           # of the order of rows
 )->dict:                  # plain values
     "What two trainings must share for one to go on from the other's checkpoint."
+    # without what checkpoints did not say before it could be chosen
+    recipe = {k: v for k, v in method.recipe.items() if k != 'drop_last' or v}
     said = dict(method=type(method).__name__, loss=method.loss_name, unknown=method.unknown,
-                precision=method.precision, **method.recipe, classes=list(map(str, method.classes)),
+                precision=method.precision, **recipe, classes=list(map(str, method.classes)),
                 seed=seed, labels=labels_in_words(labels))
     return json.loads(json.dumps(said, default=str))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'optimizer', 'predict', 'epoch_rows', 'autocast', 'descend', 'read', 'quality', 'train_step',
-           'batches_of', 'train_epoch', 'warn_untaught', 'fit_members', 'shown', 'run_epochs', 'fit']
+           'batches_of', 'rates', 'train_epoch', 'warn_untaught', 'fit_members', 'shown', 'run_epochs', 'fit']
 
 # %% ../../nbs/train/5_learner.ipynb #e21ed945
 import warnings
@@ -64,9 +64,11 @@ def epoch_rows(
     batch:int, # rows of a batch
     seed:int,  # of the training
     epoch:int, # counted from 0
+    drop_last:bool=False, # leave out a last incomplete batch, unless it is the only one
 )->tuple:      # of (<= batch,) index tensors
     "The batches of an epoch: a permutation that depends on seed and epoch alone."
-    return torch.from_numpy(np.random.RandomState([seed, epoch]).permutation(n)).split(batch)
+    rows = torch.from_numpy(np.random.RandomState([seed, epoch]).permutation(n)).split(batch)
+    return rows[:-1] if drop_last and len(rows) > 1 and len(rows[-1]) < batch else rows
 
 # %% ../../nbs/train/5_learner.ipynb #0f308779
 def autocast(
@@ -137,12 +139,21 @@ def batches_of(
     epoch:int,     # counted from 0
     epochs:int,    # of the training
     seed:int=0,    # of the order of rows
+    drop_last:bool=False, # as for `epoch_rows`
 )->list[Batch]:
     "The batches of an epoch, which the store is told as well: views change from epoch to epoch."
-    rows, ones = epoch_rows(len(store), batch, seed, epoch), (labels.cpu().numpy() == 1).sum(1)
+    rows = epoch_rows(len(store), batch, seed, epoch, drop_last)
+    ones = (labels.cpu().numpy() == 1).sum(1)
     store.plan(seed, epoch, rows)
     return [Batch(r, int(ones[r.numpy()].sum()), epoch*len(rows) + i, epochs*len(rows))
             for i, r in enumerate(rows)]
+
+def rates(
+    opt:torch.optim.Optimizer,
+)->dict[str, float]: # lr of the first group; lr_1, ... of those that differ from it
+    "Learning rates as an optimiser has them."
+    first, *others = (g['lr'] for g in opt.param_groups)
+    return {'lr': first, **{f'lr_{i}': lr for i, lr in enumerate(others, 1) if lr != first}}
 
 # %% ../../nbs/train/5_learner.ipynb #c0e68e9d
 def train_epoch(
@@ -157,16 +168,17 @@ def train_epoch(
     truth:Tensor=None, # (N, C) hidden truth, only to measure pseudo-labels by
 )->dict:               # mean of each loss term, learning rate, quality of pseudo-labels
     "One pass over the data."
-    device, sums, found = torch.device(device or method.clip.device), {}, []
-    batches = batches_of(store, labels, method.recipe['batch'], epoch, epochs, seed)
+    device, sums, found, r = torch.device(device or method.clip.device), {}, [], method.recipe
+    batches = batches_of(store, labels, r['batch'], epoch, epochs, seed, r['drop_last'])
+    seen = sum(len(batch.rows) for batch in batches)
     method.train()
     method.begin_epoch(epoch, epochs)
     for batch in batches:
         terms = train_step(method, opt, store, labels, batch, device)
-        for k, v in terms.items(): sums[k] = sums.get(k, 0) + v*len(batch.rows)/len(store)
+        for k, v in terms.items(): sums[k] = sums.get(k, 0) + v*len(batch.rows)/seen
         if truth is not None and method.pseudo is not None:
             found.append((batch.rows, method.pseudo))
-    return dict(epoch=epoch, lr=opt.param_groups[0]['lr'], **read(sums),
+    return dict(epoch=epoch, **rates(opt), **read(sums),
                 **({} if truth is None else quality(found, labels, truth)))
 
 # %% ../../nbs/train/5_learner.ipynb #4be1e7ed
@@ -199,7 +211,7 @@ def shown(
 )->dict:      # name -> text
     "What the progress bar shows of an epoch."
     return {k: f'{v:.3g}' for k, v in row.items()
-            if k not in ('epoch', 'lr') and not k.startswith('pseudo_')}
+            if k not in ('epoch', 'lr') and not k.startswith(('pseudo_', 'lr_'))}
 
 # %% ../../nbs/train/5_learner.ipynb #85501c8d
 def run_epochs(

@@ -278,7 +278,7 @@ def apply(
 
 # %% ../../nbs/train/1_losses.ipynb #5963c8e5
 OFFICIAL_LOSSES = {   # ours: official repository, name there
-    'assume_negative': ('elijahcole/single-positive-multi-label', 'loss_an'),
+    'assume_negative': ('snucml/LargeLossMatters', 'loss_an, no mod_scheme'),
     'known_bce': ('HCPLab-SYSU/HCP-MLR-PL', 'BCELoss'),
     'partial_bce': ('none published', 'PartialBCE in re-implementations'),
     'lsan': ('elijahcole/single-positive-multi-label', 'loss_an_ls'),
@@ -288,5 +288,5 @@ OFFICIAL_LOSSES = {   # ours: official repository, name there
     'hill': ('xinyu1205/robust-loss-mlml', 'Hill'),
     'splc': ('xinyu1205/robust-loss-mlml', 'SPLC'),
     'asl': ('Alibaba-MIIL/ASL', 'AsymmetricLoss'),
-    'focal': ('xinyu1205/robust-loss-mlml', 'AsymmetricLoss, gammas 2, clip 0'),
+    'focal': ('Alibaba-MIIL/ASL', 'AsymmetricLossOptimized, gammas 2, clip 0'),
 }

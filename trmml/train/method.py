@@ -218,10 +218,15 @@ class Hooks:
 class Origins:
     "What a method says of itself, what it is made of or begins with."
     recipe = dict(optimizer='adamw', lr=5e-4, weight_decay=1e-2, schedule='onecycle', epochs=40,
-                  batch=128)
+                  batch=128, drop_last=False)
     trainable = reads_labels = True
     exchangeable, epoch, pseudo, score = False, 0, None, None
     members = uncounted = sized = score_kinds = ()
+
+    def __init_subclass__(cls, **settings):
+        super().__init_subclass__(**settings)
+        # a recipe that says nothing of the last incomplete batch of an epoch keeps it
+        if 'recipe' in vars(cls): cls.recipe = {'drop_last': False, **cls.recipe}
 
     def start_from(self, source:'Method')->None:
         "Take over what this method begins with from a trained one, as named by `starts_from`."
