@@ -122,6 +122,7 @@ def imported(
             full = '.'.join(filter(None, (base, node.module)))
             yield from (full, *(f'{full}.{a.name}' for a in node.names))
 
+# %% ../../nbs/runs/2b_content.ipynb #c5c974a0
 @cache
 def module_code(
     name:str,  # of a module of this project
@@ -160,6 +161,7 @@ def function_digest(
     try: return source_digest(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError): return function.__code__.co_code.hex()
 
+# %% ../../nbs/runs/2b_content.ipynb #c2878c50
 @cache
 def class_digest(
     cls:type, # of a method

@@ -124,6 +124,7 @@ def clear(
         except FileNotFoundError: continue   # another process was faster
         if old or path.name.startswith(name): path.unlink(missing_ok=True)
 
+# %% ../../nbs/runs/4_perform.ipynb #8352af6f
 def perform(
     run:Run,                 # to train and score
     root:str|Path|None=None, # of the data

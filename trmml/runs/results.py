@@ -94,6 +94,7 @@ def find_result(
     return max(folder_of(out).glob(f'{run.key}-*.json'), default=None,
                key=lambda p: p.stat().st_mtime_ns)
 
+# %% ../../nbs/runs/3_results.ipynb #3b4a3b75
 def weights_file(
     result:Path, # a result file
 )->Path:
