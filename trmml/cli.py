@@ -8,7 +8,7 @@ __all__ = ['app', 'DISK', 'Photos', 'Folder', 'Labels', 'Model', 'Device', 'Weig
            'Skip', 'Shown', 'Picture', 'ShownClasses', 'Where', 'Sure', 'Coverage', 'Cells', 'print_version',
            'whole_app', 'code_of', 'in_short', 'stopped', 'told', 'main', 'check_parent', 'check_out', 'put', 'as_text',
            'opened', 'fit_and_save', 'fit', 'predict', 'explain', 'complete', 'ask', 'metric_rows', 'evaluate',
-           'download', 'table', 'split_param', 'table_notebook', 'check_params', 'run_table', 'newest_table',
+           'download', 'recipe', 'table', 'split_param', 'table_notebook', 'check_params', 'run_table', 'newest_table',
            'versions', 'info', 'backbone_line', 'backbone_table', 'model_info']
 
 # %% ../nbs/photos/14_cli.ipynb #d6a86b18
@@ -376,6 +376,15 @@ def download(
     print(fetch(name, root, not quiet))
 
 # %% ../nbs/photos/14_cli.ipynb #193020f9
+@app.command(epilog='Example: trmml recipe scpnet coco2014')
+def recipe(
+    method:Annotated[str, typer.Argument(help='such as trmml, dualcoop or sst')],
+    dataset:Annotated[str, typer.Argument(help='such as voc2007; other: data of your own')],
+)->None:
+    "What a method is trained with on a data set: each setting, what was published, where, why."
+    from trmml.runs import told
+    print(told(method, dataset))
+
 @app.command(epilog='Example: trmml table 1 --param dataset=voc --param backbone=RN101')
 def table(
     n:Annotated[int, typer.Argument(help='number of the table in the paper')],

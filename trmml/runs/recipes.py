@@ -67,7 +67,8 @@ def table_of(
     tables, name = published_of(method), full_name(str(dataset))
     own = tables.get(name, tables.get(OTHER, {}))
     if 'like' not in own: return name if name in tables else '', own
-    return own['like'], {**tables[own['like']], **{k: v for k, v in own.items() if k != 'like'}}
+    taken = {k: v for k, v in tables[own['like']].items() if {'value', 'settings'} & set(v)}
+    return own['like'], {**taken, **{k: v for k, v in own.items() if k != 'like'}}
 
 @cache
 def lines(
