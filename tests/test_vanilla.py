@@ -411,3 +411,102 @@ def test_resnet50_on_photos_resumes(tmp_path):
 def test_resnet50_at_448_fits_into_six_gibibytes(tmp_path):
     done = child(tmp_path/'y.pt', 0, n=8); assert done.returncode == 0, done.stderr[-800:]
     assert float(done.stdout.split()[-1]) < 6
+
+
+# ---- LinearInit, random changes of Hill and SPLC, expected positives
+
+LINEAR = dict(lsan=dict(lr=1e-4, batch=8), role=dict(lr=1e-3, batch=16), largeloss=dict(lr=1e-4, batch=16))
+
+
+@pytest.mark.parametrize('name', LINEAR)
+@pytest.mark.filterwarnings('ignore')
+def test_linear_init_is_two_trainings(name, tmp_path, monkeypatch):
+    "The head first, on frozen features and the same labels, then everything from that head (and ROLE's estimate) on."
+    from trmml import runs
+    from trmml.methods.imagenet import Whole
+    from trmml.report.parameters import small
+    folder = small('doodles', tmp_path, train=24, test=8); begun = []
+    given = dict(epochs=1, batch=8, lr=1e-5, linear_init=(('batch', 12), ('epochs', 2)), **(dict(k=1.9) if name == 'role' else {}))
+    run = runs.Run(folder, name, .5, 3, 'single', settings=given, backbone='doodle-resnet', image_size=64); first = runs.origin(run)
+    assert (first.method, first.known, first.seed, first.protocol) == (f'{name}-frozen', .5, 3, 'single')
+    assert {k: dict(first.settings)[k] for k in ('lr', 'epochs', 'batch', 'optimizer', 'weight_decay', 'head_lr')} == dict(
+        lr=LINEAR[name]['lr'], epochs=2, batch=12, optimizer='adam', weight_decay=0., head_lr=1.)
+    plain = dict(given) | dict(linear_init=True)
+    whole = dict(runs.origin(runs.Run(folder, name, 1., settings=plain)).settings); assert [whole[k] for k in ('lr', 'batch', 'epochs')] == [*LINEAR[name].values(), 25]
+    assert runs.origin(runs.Run(folder, name, settings=dict(epochs=1))) is None and 'linear_init' not in whole
+    real = Whole.training_set; monkeypatch.setattr(Whole, 'training_set', lambda m, *a: (real(m, *a), begun.append({k: v.clone() for k, v in m.state_dict().items() if k.startswith(('net', 'theta'))}))[0])
+    result = runs.perform(run, tmp_path, tmp_path); source = runs.trained(first, tmp_path, tmp_path); state = source.state_dict()
+    assert source.tower == 'frozen' and len(begun) == 2 and len(result['log']) == 1 and (tmp_path/'runs'/f'{first.key}.json').exists()
+    for k, v in begun[1].items(): assert_close(v, state[k], atol=1e-4, rtol=1e-4)
+    assert not torch.equal(begun[0]['net.fc.weight'], state['net.fc.weight'])                # the first stage learned something
+    if name == 'role': assert begun[1]['theta'].abs().max() > 0 and not torch.equal(begun[1]['theta'], first_theta(torch.as_tensor(runs.inputs(run, tmp_path).train.known), 3))
+    if name == 'largeloss': assert source.delta == 0. and runs.trained(run, tmp_path, tmp_path).delta == .2
+
+
+def test_linear_init_needs_its_first_stage(tower):
+    for name in LINEAR:
+        method = create(name, tower, NAMES, linear_init=True)
+        with pytest.raises(ValueError, match=f"linear_init: train '{name}-frozen' first and give it to `start_from`"): method.training_set(None, torch.zeros(3, 3))
+        source = create(f'{name}-frozen', tower, NAMES, seed=9); method.start_from(source); assert torch.equal(method.net.fc.weight, source.net.fc.weight)
+        with pytest.raises(ValueError, match="before the image encoder"): create(f'{name}-frozen', tower, NAMES, linear_init=True)
+    for name in 'hill', 'splc':
+        with pytest.raises(TypeError, match='takes no linear_init: it is for LSAN, ROLE and LargeLoss'): create(name, tower, NAMES, linear_init=True)
+    average = create('lsan', tower, NAMES, linear_init=True, ema=.9); average.start_from(source); assert torch.equal(average.mean[0].fc.weight, source.net.fc.weight)
+
+
+def test_role_expects_what_is_known(tower):
+    "Without a number, as many positives as images have on average among the training labels; a number is kept."
+    from trmml.train import TensorStore, fit
+    y = torch.tensor([[1, 1, 0], [1, -1, 0], [0, 0, 0], [1, 1, 1]], dtype=torch.int8); f = torch.randn(4, tower.d, 2, 2); store = TensorStore(f, f.mean((2, 3)))
+    own, given = (create('role-frozen', tower, NAMES, epochs=1, **k) for k in ({}, dict(k=2.9)))
+    for m, k in (own, 1.5), (given, 2.9):
+        fit(m, store, y); assert m.expected == k
+        rows = torch.arange(4); got = m.loss(store.batch(rows), y, Batch(rows))['total']
+        assert_close(got, role(m.logits(store.batch(rows)), y, m.theta, k))
+    alone = create('role-frozen', tower, NAMES); assert_close(alone.loss(store.batch(rows), y)['total'], role(alone.logits(store.batch(rows)), y, first_theta(y), 1.5))
+
+
+def test_random_changes_of_hill_and_splc(tower, monkeypatch):
+    "RandAugment 1.0.2: two of fifteen kinds at levels 1 to 9, each by a coin, both signs, after the resize; nothing is left black."
+    from PIL import Image
+    from trmml.features import augment, seeded
+    from trmml.methods.imagenet import Covered
+    seen, signs, real = [], set(), augment.alter
+    monkeypatch.setattr(augment, 'alter', lambda img, op, level: seen.append((op, level, img.size)) or real(img, op, level))
+    square = augment.grey_square; monkeypatch.setattr(augment, 'grey_square', lambda img, level: seen.append(('square', level, img.size)) or square(img, level))
+    img = Image.effect_noise((90, 60), 60).convert('RGB'); change, n = Covered(64, 'bilinear'), 3000
+    for i in range(n):
+        with seeded(i): out = change(img)
+        assert out.size == (64, 64)
+    kinds, levels = ({k: sum(s[j] == k for s in seen)/n for k in {s[j] for s in seen}} for j in (0, 1))
+    assert len(kinds) == 15 and sorted(levels) == list(range(1, 10)) and {s[2] for s in seen} == {(64, 64)}
+    assert all(abs(v - 1/15) < .025 for v in kinds.values()) and all(abs(v - 1/9) < .03 for v in levels.values()) and abs(len(seen)/n - 1) < .05
+    grey = Image.new('RGB', (64, 64), (100, 100, 100))
+    for op in 'Br', 'Sx', 'Ty', 'Tx':
+        outs = set()
+        for i in range(20):
+            with seeded(i): outs.add(real(grey if op == 'Br' else img.resize((64, 64)), op, 9).tobytes())
+        assert len(outs) == 2, op                                                            # one for each sign
+    with seeded(0): moved = np.asarray(real(grey, 'Tx', 9))
+    assert set(moved.reshape(-1, 3)[:, 0].tolist()) == {100, 128}                            # grey, not black
+    sizes = []
+    for level in range(1, 10):
+        with seeded(5): sizes.append(max((np.asarray(square(grey, level)) == augment.SQUARE).all(-1).sum() for _ in range(30))**.5)
+    assert sizes == [2*(round(20*k/9)//2) for k in range(1, 10)]
+    method = create('hill', tower, NAMES); other = backbones.load('doodle-resnet', None, 64); other.interpolation = 'bilinear'
+    assert repr(method.changes()) == "Covered(64, 'bicubic')" and repr(create('splc', other, NAMES).changes()) == "Covered(64, 'bilinear')"
+
+
+@pytest.mark.parametrize('name', ['hill', 'splc'])
+@pytest.mark.filterwarnings('ignore')
+def test_published_switches_work_together(name, tmp_path):
+    "Early stop, averaged weights, pixels in 0..1 and half precision in one training on a CPU, from photos."
+    from trmml import runs
+    from trmml.report.parameters import small
+    folder = small('doodles', tmp_path, train=24, test=8)
+    given = dict(early_stop=True, ema=.9997, averaged=True, raw_pixels=True, precision='float16'); full = create(name, backbones.load('doodle-resnet', None, 64), NAMES, **given)
+    assert full.recipe['epochs'] == 31 and full.recipe['stretch'] == 80/31 and full.precision is torch.float16
+    run = runs.Run(folder, name, 1., 0, 'single', settings=dict(given, epochs=2, batch=12), backbone='doodle-resnet', image_size=64); result = runs.perform(run, tmp_path, tmp_path)
+    assert 0 < result['mAP'] < 1 and all(np.isfinite(r['total']) for r in result['log'])
+    m = runs.trained(run, tmp_path, tmp_path); x = runs.inputs(run, tmp_path); start = create(name, x.clip, x.split('train').prompts, **dict(given, seed=0)); w = lambda part: part.net.fc.weight
+    assert not torch.equal(w(m), w(start)) and (m.mean[0].fc.weight - w(start)).abs().max() < .01*(w(m) - w(start)).abs().max()

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/features/00_features.ipynb #7d31bb30
-from .augment import Augment, Strong, Weak, random_change
+from .augment import Augment, Strong, Weak, cutout, rand_augment, random_change
 from .comparison import likeness
 from .extraction import features_root
 from .feature_store import FeatureStore, Images, as_rows, extract
