@@ -354,16 +354,14 @@ class Whole(Plain):
         if check_linear(cls, linear_init, tower): return first_stage(cls, linear_init, settings)
 
 # %% ../../nbs/methods/09_imagenet.ipynb #fa09e57c
-LINEAR = dict(optimizer='adam', weight_decay=0., schedule='constant', epochs=25, head_lr=1.)
+LINEAR = dict(optimizer='adam', weight_decay=0., schedule='constant', epochs=25, head_lr=1.,
+              linear_init=False)
 
 def check_linear(cls, linear_init, tower):
-    "Whether a head is learned first; an error for a method that cannot, or where nothing follows."
+    "Whether a head is learned first; a frozen image encoder has nothing else; or a `TypeError`."
     if linear_init and not cls.linear:
         raise TypeError(f'{cls.__name__} takes no linear_init: it is for LSAN, ROLE and LargeLoss')
-    if linear_init and tower == 'frozen':
-        raise ValueError("linear_init learns a head before the image encoder: use tower='all' or "
-                         "'layer4'")
-    return bool(linear_init)
+    return bool(linear_init) and tower != 'frozen'
 
 def first_stage(cls, linear_init, settings):
     "Name and settings of the training that LinearInit begins with, on the labels of the second."
@@ -387,7 +385,7 @@ def check_started(method):
 # %% ../../nbs/methods/09_imagenet.ipynb #0a18268c
 class LSAN(Whole):
     "Assume negative with label smoothing (Cole et al., CVPR 2021)."
-    linear, kept = ('lsan-frozen', dict(lr=1e-4, batch=8)), ('smooth',)
+    linear, kept = ('lsan-frozen', dict(lr=1e-4, batch=8, drop_last=True)), ('smooth',)
 
     def __init__(self,
         clip,             # backbone
@@ -402,7 +400,7 @@ class LSAN(Whole):
 class ROLE(Whole):
     "Regularised online label estimation (Cole et al., CVPR 2021)."
     sized = ('theta',)
-    linear, kept = ('role-frozen', dict(lr=1e-3, batch=16)), ('k', 'theta_lr')
+    linear, kept = ('role-frozen', dict(lr=1e-3, batch=16, drop_last=True)), ('k', 'theta_lr')
 
     def __init__(self,
         clip,               # backbone

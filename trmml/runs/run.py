@@ -92,7 +92,8 @@ def settings_of(
 )->dict:     # name -> value
     "The settings that a run's method is made with, in the place of the defaults of its class."
     own = {k: v for k, v in published_settings(run).items() if k not in RUN_LEVEL}
-    return {**find(run.method)[1], **own, **dict(run.settings)}
+    # what belongs to the name wins: a frozen image encoder has the recipe of the trained one
+    return {**own, **find(run.method)[1], **dict(run.settings)}
 
 # %% ../../nbs/runs/1_run.ipynb #f1ca0228
 HIDDEN = ('seed', 'make', 'init')                 # arguments that are no settings
@@ -156,8 +157,10 @@ def origin(
     start = find(run.method)[0].starts_from(**settings_of(run))
     if start is None: return None
     name, settings, *labels = start
-    known = {} if labels == ['same'] else dict(known=1., protocol='partial')
-    return replace(run, method=name, settings=settings, **known)
+    # the same labels, and images resized in the same way, whatever the origin's own recipe says
+    how = (dict(interpolation=interpolation(run)) if labels == ['same']
+           else dict(known=1., protocol='partial'))
+    return replace(run, method=name, settings=settings, **how)
 
 # %% ../../nbs/runs/1_run.ipynb #e47e40c5
 def short(
