@@ -708,3 +708,11 @@ def test_a_result_says_how_it_was_made(world, tmp_path):
     assert {'load', 'train', 'known', 'test'} == set(result['policy'])
     assert result['policy']['train']['images'] == 16 and result['policy']['train']['positives'] > result['policy']['known']['positives'] > 0
     assert {'torch', 'python', 'trmml'} <= set(result['versions']) and result['seconds'] > 0 and result['device'] == 'cpu'
+
+
+def test_captions_are_asked_for_before_any_feature(drawn, tmp_path, monkeypatch):
+    "A grid whose last run lacks its file stops before the first image is read."
+    def refuse(*args, **kwargs): raise AssertionError('features were read')
+    monkeypatch.setattr(part('schedule'), 'inputs', refuse)
+    grid = [run(drawn), Run(str(drawn), 'taidpt', .5, weights='', image_size=64, settings=dict(captions='no/such.json'))]
+    with pytest.raises(FileNotFoundError, match='no/such.json'): perform_all(grid, tmp_path, tmp_path/'out', n_jobs=1, progress=False)

@@ -16,12 +16,12 @@ import torch
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from ..progress import Bar
 
-from ..methods import METHODS, register
+from ..methods import METHODS, check_inputs, register
 from .content import KNOWN_CODE, method_digests
 from .inputs import inputs, read_features, reading
 from .perform import perform
 from .results import stored
-from .run import Run, members, origin
+from .run import Run, members, origin, settings_of
 
 # %% ../../nbs/runs/5_schedule.ipynb #4f429064
 def registrations(
@@ -97,7 +97,8 @@ def prepare(
     device:str='cpu',
     progress:bool=False,
 )->None:
-    "Extract the features that runs share, once."
+    "Check what runs need besides images, then extract the features that they share, once."
+    for run in runs: check_inputs(run.method, **settings_of(run))
     for run in {(reading(r), r.held_out > 0): r for r in runs}.values():
         x = inputs(run, root, device, progress)
         _ = x.train, x.test
