@@ -21,7 +21,7 @@ import trmml
 from ..features import Store
 from ..files import whole, write_whole
 from ..metrics import evaluate
-from .content import content, identity
+from .content import content, identity, present
 from .run import Run
 from ..train import Method, predict
 
@@ -128,7 +128,8 @@ def stored(
     device:str='cpu',        # of the encoder, to check against
     check:bool=True,         # whether it belongs to the data, weights and code that are there now
 )->dict|None:                # None if it is missing or stale
-    "The result of a run, if there is one and it is not stale."
+    "The result of a run, if there is one and it is not stale; without data to compare, as it is."
     path = find_result(run, out)
-    if path is not None and check: path = fresh_file(run, out, root, device)
+    if path is not None and check and present(run, root, device):
+        path = fresh_file(run, out, root, device)
     return json.loads(path.read_text()) if path is not None and path.exists() else None
