@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'LIMITS', 'TYPES', 'SAID', 'results_folder', 'locate', 'dataset_label', 'as_list', 'as_bool', 'as_number',
-           'as_device', 'as_dataset', 'as_folder', 'one', 'statements', 'declared', 'injected', 'say_once', 'read',
-           'small']
+           'as_device', 'as_dataset', 'as_folder', 'as_captions', 'one', 'statements', 'declared', 'injected',
+           'say_once', 'usual', 'asked', 'read', 'small']
 
 # %% ../../nbs/report/1_parameters.ipynb #a710be0b
 import ast
@@ -132,7 +132,14 @@ def as_folder(value:str|None, name:str)->str|None:
     "A folder, or None."
     return locate(value)
 
-PLACES = dict(dataset=as_dataset, data_root=as_folder, device=as_device)
+def as_captions(value:str|None, name:str)->str|None:
+    "A file of sentences, or None; `ValueError` if there is no such file."
+    found = None if value in (None, '', 'None') else locate(value)
+    if found is None or Path(found).is_file(): return found
+    raise ValueError(f"{name}={value!r}: there is no such file; give captions in COCO's format, or "
+                     f"None for sentences made from the names of classes")
+
+PLACES = dict(dataset=as_dataset, data_root=as_folder, device=as_device, captions=as_captions)
 LIMITS = dict(image_size=dict(low=32, optional=True), n_jobs=dict(optional=True),
               epochs=dict(optional=True), known=dict(low=.001, high=1),
               seed=dict(low=0, high=2**32 - 1), notebooks=dict(optional=True))
@@ -195,11 +202,34 @@ def say_once(
     if text not in SAID: print(text)
     SAID.add(text)
 
+# %% ../../nbs/report/1_parameters.ipynb #70ac7260
+def usual(
+    space:dict, # a notebook's `globals()`
+)->dict:        # name -> value; without those that are no plain values
+    "The defaults of a notebook's parameters, as its cell has them; none where cells are unknown."
+    written = {}
+    for n in statements(space.get('In', ())):
+        if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name):
+            try: written[n.target.id] = ast.literal_eval(n.value)
+            except ValueError: pass
+    return written
+
+def asked(
+    space:dict,    # a notebook's `globals()`, its parameters checked
+    raw:dict,      # name -> value, as it came
+    types:dict,    # as from `declared`
+    options:dict,  # as for `read`
+)->dict:           # name -> value: a path as it was written, all else as it is meant
+    "The parameters that differ from their defaults: what a command needs to ask for the same."
+    def differs(k, v): return space[k] != one(k, types[k], v, options.get(k, {}))
+    return {k: raw[k] if k in PLACES else space[k] for k, v in usual(space).items()
+            if k in types and differs(k, v)}
+
 # %% ../../nbs/report/1_parameters.ipynb #366e521c
 def read(
     space:dict,  # the notebook's `globals()`: its parameters are replaced by what they mean
     **options,   # name of a parameter -> its limits, where they are not the usual ones
-)->None:
+)->dict:         # those that differ from their defaults, as a command gives them
     "Check the parameters of a companion notebook; `ValueError` names the first that will not do."
     if 'In' in space and in_kernel(sys.stdout): warnings.showwarning = say_once
     types = declared(space)
@@ -207,9 +237,12 @@ def read(
     if unknown:
         raise ValueError(f'{unknown[0]}: this notebook has no such parameter; it has '
                          f'{", ".join(types)}')
+    raw = {name: space[name] for name in types}
     for name, kind in types.items():
         space[name] = one(name, kind, space[name], options.get(name, {}))
+    changed = asked(space, raw, types, options)
     if 'out' in types: space['out'] = results_folder(space['out'], space.get('smoke', False))
+    return changed
 
 # %% ../../nbs/report/1_parameters.ipynb #b255377d
 def small(
