@@ -189,7 +189,8 @@ def test_library_notebook_runs(path, tmp_path):
 def kept():
     "State of everything that real runs leave and git keeps."
     files = [p for part in ('paper', 'tables', 'figures') for p in (ROOT/'results'/part).rglob('*') if p.is_file()]
-    return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
+    git = subprocess.run(['git', 'status', '--porcelain', '--', 'results', 'data', 'nbs'], cwd=ROOT, capture_output=True, text=True).stdout
+    return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in files} | {'git status': git}
 
 
 @pytest.mark.parametrize('path', COMPANIONS, ids=lambda p: p.relative_to(ROOT/'nbs').with_suffix('').as_posix())

@@ -9,7 +9,7 @@ __all__ = ['app', 'DISK', 'Photos', 'Folder', 'Labels', 'Model', 'Device', 'Weig
            'whole_app', 'code_of', 'in_short', 'stopped', 'told', 'main', 'check_parent', 'check_out', 'put', 'as_text',
            'opened', 'fit_and_save', 'fit', 'predict', 'explain', 'complete', 'ask', 'metric_rows', 'evaluate',
            'download', 'recipe', 'table', 'split_param', 'table_notebook', 'check_params', 'run_table', 'newest_table',
-           'versions', 'info', 'backbone_line', 'backbone_table', 'model_info']
+           'with_place', 'last_words', 'versions', 'info', 'backbone_line', 'backbone_table', 'model_info']
 
 # %% ../nbs/photos/14_cli.ipynb #d6a86b18
 import errno
@@ -391,6 +391,7 @@ def table(
     param:Annotated[Optional[list[str]], typer.Option(
         help='name=value, a parameter of the notebook; may be repeated')] = None,
     smoke:Annotated[bool, typer.Option('--smoke', help='seconds; numbers mean nothing')] = False,
+    plan:Annotated[bool, typer.Option('--plan', help='say what would be run, and stop')] = False,
     out:Annotated[Optional[str], typer.Option(help='executed notebook')] = None,
     quiet:Quiet = False,
 )->None:
@@ -398,6 +399,7 @@ def table(
     check_out(out)
     params = dict(split_param(p) for p in param or [])
     if smoke: params['smoke'] = True
+    if plan: params['plan'] = True
     print(run_table(n, params, out, quiet))
 
 # %% ../nbs/photos/14_cli.ipynb #cd25ed42
@@ -445,26 +447,47 @@ def run_table(
     "Run the notebook of a table by papermill and read what it wrote."
     notebook = table_notebook(n)
     import papermill
-    from trmml.report.parameters import results_folder
+    from trmml.report.parameters import as_bool, results_folder
     check_params(notebook, params)
     folder = results_folder(params.get('out', 'results'), params.get('smoke', False))
-    folder.mkdir(parents=True, exist_ok=True)
+    plan = as_bool(params.get('plan', False), 'plan')
+    if not plan: folder.mkdir(parents=True, exist_ok=True)
     start, executed = time.time(), str(out or folder/notebook.name)
-    papermill.execute_notebook(str(notebook), executed, params, cwd=str(notebook.parents[1]),
-                               progress_bar=not quiet, kernel_name='python3')
-    made = newest_table(folder/'tables', n, start)
-    return executed if made is None else made.read_text()
+    done = papermill.execute_notebook(str(notebook), None if plan and not out else executed, params,
+                                      cwd=str(notebook.parents[1]), progress_bar=not quiet,
+                                      kernel_name='python3')
+    if plan: return last_words(done)   # it takes no notebook's place
+    made = newest_table(folder, n, start)
+    return executed if made is None else with_place(made, folder)
 
 # %% ../nbs/photos/14_cli.ipynb #c69c27c4
 def newest_table(
-    folder:Path, # of tables
+    folder:Path, # of results
     n:int,       # of the table
     since:float, # seconds, as of `time.time`
 )->Path|None:    # None: none was written
     "The Markdown of a table that was just written; parameters may be part of its name."
-    made = [p for p in folder.glob(f'table{n}[-.]*md') if p.stat().st_mtime > since - .1
-            and not p.stem.endswith(('-reading', '-machine'))]
+    made = [p for part in ('.', '_partial') for p in (folder/part/'tables').glob(f'table{n}[-.]*md')
+            if p.stat().st_mtime > since - .1
+            and not p.stem.endswith(('-reading', '-machine', '-recipes', '-weights', '-starts'))]
     return max(made, key=lambda p: p.stat().st_mtime, default=None)
+
+def with_place(
+    path:Path,   # of a table in Markdown
+    folder:Path, # of results
+)->str:
+    "A table as text; one that holds less than the folder's own says so."
+    if path.parent == folder/'tables': return path.read_text()
+    return (f'{path.read_text()}\n{path} holds fewer results than the table in '
+            f'{folder/"tables"}, which stays as it is.')
+
+def last_words(
+    notebook, # executed
+)->str:
+    "The last thing that a notebook printed."
+    said = [o.text for c in notebook.cells for o in c.get('outputs', ())
+            if o.output_type == 'stream' and o.name == 'stdout']
+    return said[-1].rstrip() if said else ''
 
 # %% ../nbs/photos/14_cli.ipynb #9afd7193
 def versions()->dict: # of str

@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/doodles/0_doodles.ipynb #e69e0864
 from .folder import (CATEGORIES, FIRST, VERSION, annotation, coco_files, draw_all,
-                                  draw_file, draw_part, ensure, seed_of, write)
+                                  draw_file, draw_part, ensure, folder_of, seed_of, there, write)
 from .pictures import (background, caption, draw, name, noise, outline, phrase, plural,
                                     recognisable, texture)
 from .scenes import (ALL_KINDS, COMPANIONS, DRAWN, OTHER_KINDS, PLACES, SKY_KINDS,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'FIRST', 'CATEGORIES', 'annotation', 'save_json', 'draw_file', 'draw_part', 'numbered', 'coco_files',
-           'draw_all', 'finish', 'write', 'seed_of', 'ensure']
+           'draw_all', 'finish', 'write', 'seed_of', 'folder_of', 'there', 'ensure']
 
 # %% ../../nbs/doodles/7_folder.ipynb #e76f61a0
 import json
@@ -172,6 +172,26 @@ def seed_of(
     if not 1 <= n <= 1_000_000: raise ValueError(f'{n} pictures in {split}: choose 1 to 1,000,000')
     return 100_000_000*seed + FIRST[split]
 
+# %% ../../nbs/doodles/7_folder.ipynb #2a0516d5
+def folder_of(
+    root:str|Path|None=None, # where data lie; None: TRMML_DATA, else ~/.cache/trmml/data
+    train:int=2000,          # images to train with
+    test:int=1000,           # images to test with
+    size:int=256,            # pixels a side
+    seed:int=0,              # another seed, another data set
+)->Path:                     # of the doodles with these settings, drawn or not
+    "Where a set of doodles lies, or will lie."
+    settings = dict(train=train, test=test, size=size, seed=seed, version=VERSION)
+    return data_root(root)/f'doodles-{description_hash(settings, 8)}'
+
+def there(
+    root:str|Path|None=None, # as for `folder_of`
+    split:str='train',       # 'train' or 'test'
+    **settings,              # of `folder_of`
+)->bool:
+    "Whether a split is drawn; its annotations come last."
+    return (folder_of(root, **settings)/'annotations'/f'instances_{split}.json').exists()
+
 # %% ../../nbs/doodles/7_folder.ipynb #e668986c
 def ensure(
     root:str|Path|None=None, # where data lie; None: TRMML_DATA, else ~/.cache/trmml/data
@@ -186,6 +206,5 @@ def ensure(
     "The doodles as a data set: draws the split if it is not there yet."
     n = dict(train=train, test=test).get(split, 1)
     first = seed_of(split, n, seed)
-    settings = dict(train=train, test=test, size=size, seed=seed, version=VERSION)
-    folder = data_root(root)/f'doodles-{description_hash(settings, 8)}'
+    folder = folder_of(root, train, test, size, seed)
     return write(folder, split, n, first, size, n_jobs, progress)

@@ -6,9 +6,10 @@
 __all__ = []
 
 # %% ../../nbs/report/0_report.ipynb #68634851
-from .estimates import (command, estimate, measured_costs, need, to_fill,
+from .estimates import (command, estimate, lacking, measured_costs, need, to_fill,
                                     training_seconds, write_costs)
 from .places import place
+from .plans import plan, stop, with_captions, write_recipes
 from .sentences import (below_zero_shot, claim, losses_said, order_pairs, order_said,
                                     pace, reading)
 from .statistics import (SETUPS, by_setup, closer_look, frame, gather, labelled, means,

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PICTURES', 'DENSE', 'PIXELS', 'GIGA', 'TIMED', 'SHOWING', 'size', 'timed', 'measured_costs', 'write_costs', 'at',
            'step_seconds', 'larger', 'training_seconds', 'image_seconds', 'estimate', 'in_words', 'in_yaml', 'command',
-           'to_fill', 'need']
+           'to_fill', 'lacking', 'need']
 
 # %% ../../nbs/report/2d_estimates.ipynb #9db1b187
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from shlex import quote
 
@@ -21,7 +21,7 @@ from ..data import ALIASES
 from ..files import project_root, write_whole
 from ..methods import find
 from .statistics import frame
-from ..runs import Run, members, origin
+from ..runs import Run, members, origin, stored
 try: from trmml.runs import resolved
 except ImportError:
     def resolved(run): return dict(run.settings)   # until runs resolve their recipes
@@ -94,7 +94,7 @@ def at(
     i = max(min(int(np.searchsorted(x, n)), len(x) - 1), 1)
     return y[i - 1] + (n - x[i - 1])*(y[i] - y[i - 1])/(x[i] - x[i - 1])
 
-# %% ../../nbs/report/2d_estimates.ipynb #49fa27d5
+# %% ../../nbs/report/2d_estimates.ipynb #245120c6
 def step_seconds(
     costs:dict,   # as from `measured_costs`
     backbone:str,
@@ -113,7 +113,7 @@ def step_seconds(
         classes, batch, larger*DENSE[timed_with])/cost(20, usual, DENSE[timed_with])
     return costs.get('trmml', math.nan)/steps*grown   # what its runs took, grown like the other
 
-# %% ../../nbs/report/2d_estimates.ipynb #23888aa1
+# %% ../../nbs/report/2d_estimates.ipynb #e61adbc7
 def larger(
     run:Run,
 )->float: # 1 at the usual size
@@ -176,7 +176,7 @@ def in_words(
     if math.isnan(disk): return said
     return f'{said}, {disk/1e9:.{1 if disk >= 1e8 else 2}f} GB of features'
 
-# %% ../../nbs/report/2d_estimates.ipynb #4e995ed8
+# %% ../../nbs/report/2d_estimates.ipynb #ec71f682
 SHOWING = ('train', 'plan')   # parameters that say what not to do
 
 def in_yaml(
@@ -213,6 +213,14 @@ def to_fill(
              for c, m in jobs.items()]
     return '\n'.join([f'| command | runs | estimated, with one thread of {where} |',
                       '|---|---|---|', *lines])
+
+# %% ../../nbs/report/2d_estimates.ipynb #8ec27a1e
+def lacking(
+    todo:Iterable[Run],     # perhaps some of them twice
+    out:str|Path='results', # holds runs/
+)->list[Run]:
+    "Runs that have no result yet, each once."
+    return [r for r in dict.fromkeys(todo) if stored(r, out, check=False) is None]
 
 def need(
     load:Callable,   # without arguments: loads the data set
