@@ -2258,6 +2258,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'trmml/report/plans.py'),
                                     'trmml.report.plans.parts_of': ('report/plans.html#parts_of', 'trmml/report/plans.py'),
                                     'trmml.report.plans.plan': ('report/plans.html#plan', 'trmml/report/plans.py'),
+                                    'trmml.report.plans.policy_in_words': ('report/plans.html#policy_in_words', 'trmml/report/plans.py'),
                                     'trmml.report.plans.read_if_there': ('report/plans.html#read_if_there', 'trmml/report/plans.py'),
                                     'trmml.report.plans.recipe_in_words': ('report/plans.html#recipe_in_words', 'trmml/report/plans.py'),
                                     'trmml.report.plans.recipes': ('report/plans.html#recipes', 'trmml/report/plans.py'),

@@ -19,12 +19,9 @@ import yaml
 
 from ..data import ALIASES
 from ..files import project_root, write_whole
-from ..methods import find
+from ..methods import check_inputs, find
 from .statistics import frame
-from ..runs import Run, members, origin, stored
-try: from trmml.runs import resolved
-except ImportError:
-    def resolved(run): return dict(run.settings)   # until runs resolve their recipes
+from ..runs import Run, members, origin, resolved, settings_of, stored
 
 # %% ../../nbs/report/2d_estimates.ipynb #c60220e9
 PICTURES = dict(doodles=(2000, 1000, 20), voc2007=(5011, 4952, 20), voc2012=(5717, 5823, 20),
@@ -128,14 +125,13 @@ def training_seconds(
     counts:tuple|None=None, # as for `size`
 )->float:                   # with one thread; nan where the method was never timed
     "Time of one run on features that are there."
-    cls, settings = find(run.method)
+    cls = find(run.method)[0]
     train, _, classes = size(run.dataset, counts)
     if not cls.trainable or members(run): return 0.
     # what starts from a method costs what that does
     name = run.method if run.method in costs else getattr(origin(run), 'method', run.method)
     if name not in costs or math.isnan(train): return math.nan
-    fixed = {k: v for k, v in settings.items() if k in ('epochs', 'batch')}
-    recipe = {**cls.recipe, **fixed, **resolved(run)}
+    recipe = resolved(run)
     rows = train*(1 - run.held_out)*(.8 if run.protocol == 'largeloss' else 1)
     steps = recipe['epochs']*math.ceil(rows/recipe['batch'])
     step = step_seconds(costs, run.backbone, classes, recipe['batch'], larger(run))
@@ -227,7 +223,11 @@ def need(
     todo:list[Run],  # the whole table
     costs:dict,      # as from `measured_costs`
 ):                   # what `load` gives
-    "The data set, or a FileNotFoundError that says how to get it and how long the table will take."
+    """The data set, or a FileNotFoundError: how to get it, and how long the table will take.
+
+    What settings name, such as a file of captions, is looked for before: errors of `check_inputs`.
+    """
+    for run in todo: check_inputs(run.method, **settings_of(run))
     try: return load()
     except FileNotFoundError as error:
         raise FileNotFoundError(f'{error}; then {len(todo)} runs follow, '
