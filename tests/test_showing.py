@@ -118,7 +118,7 @@ WRITES = re.compile(r"(?:report\.write|write_whole|viz\.save|write_costs|write_r
 def test_after_its_place_is_asked_a_companion_writes_nowhere_else(path):
     source = '\n'.join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'code')
     if 'report.place(' not in source:
-        assert not WRITES.search(source) or path.stem in ('table5', 'opening_figure'), f'{path.stem} writes without report.place'
+        assert not WRITES.search(source) or path.stem in ('table5', 'opening_figure', 'as_published'), f'{path.stem} writes without report.place'
         return
     before, after = source.split('report.place(', 1)
     wrong = [line for line in after.splitlines() if WRITES.search(line) and re.search(r"\bout/'|, out\)", line)]
