@@ -27,7 +27,8 @@ PLAN = {   # notebook in nbs/ -> parameters that differ from its defaults
     'table2': dict(methods=[*PEERS, *SINGLE, 'trmml']),
     'figure4': {}, 'table4': {}, 'table3': {}, 'table6': {}, 'table5': {},
     'studies/components': {}, 'studies/views': {}, 'studies/complete': {}, 'studies/losses': {},
-    'studies/precision': {}, 'studies/as_published': {}}
+    'studies/precision': {}, 'studies/as_published': {},
+    'studies/pooling_order': {}}
 
 # %% ../../nbs/report/10_everything.ipynb #5b2ba337
 def notebook_path(

@@ -37,8 +37,7 @@ def reading(
 @lru_cache(maxsize=4)
 def encoder(backbone, weights, image_size, device, resizing):
     "A frozen encoder by name: a CLIP, or one trained on ImageNet."
-    own = {} if resizing == 'bicubic' else dict(interpolation=resizing)
-    return clips.load(backbone, weights or None, image_size, device, **own)
+    return clips.load(backbone, weights or None, image_size, device, interpolation=resizing)
 
 def load_clip(
     run:Run, # whose backbone, weights and image size count
