@@ -739,3 +739,12 @@ def test_a_method_of_ones_own_is_short():
     cells = json.loads((Path(__file__).resolve().parents[1]/'nbs'/'tutorials/add_a_method.ipynb').read_text())['cells']
     own = [''.join(c['source']) for c in cells if 'register(' in ''.join(c['source']) and c['cell_type'] == 'code']
     assert len(own) == 1 and 'class TopPositions(Method)' in own[0] and len([l for l in own[0].splitlines() if l.strip()]) <= 10
+
+
+@pytest.mark.parametrize('name', ['taidpt', 'taidpt+dualcoop'])
+def test_missing_captions_stop_a_run_before_its_features(name, doodles, tmp_path, monkeypatch):
+    root, folder = doodles; said = dict(captions='nowhere.json'); given = said if '+' not in name else dict(text_settings=tuple(said.items()))
+    run = runs.Run(folder, name, .5, 7, settings=given, image_size=64)
+    monkeypatch.setattr(sys.modules['trmml.runs.inputs'], 'open_features', lambda *a, **k: pytest.fail('features were read'))
+    for go in (lambda: runs.perform(run, root, tmp_path), lambda: runs.perform_all([run], root, tmp_path, n_jobs=1, progress=False)):
+        with pytest.raises(FileNotFoundError, match="no captions at nowhere.json: give a JSON file"): go()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from ..methods import create
+from ..methods import check_inputs, create
 from .content import identity
 from .inputs import Inputs, inputs
 from .results import (folder_of, fresh_file, machine, plain, result_name, score_all,
@@ -133,6 +133,7 @@ def perform(
     progress:bool=False,     # bars of features and epochs
 )->dict:                     # the result, as written
     "Train and score one run, from its checkpoint on; writes its result and the trained method."
+    check_inputs(run.method, **settings_of(run))   # before features are computed
     start, x = time.time(), inputs(run, root, device, progress)
     (store, _, _), (test, labels), folder = x.train, x.test, folder_of(out)
     method = make(x)
