@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from published_layouts import ATTRIBUTES, PARTS, VALUES
 from trmml.data import vg200
 from trmml.data.annotation_cache import cache_file
 from trmml.data.cub200 import attribute_words
@@ -213,19 +214,6 @@ def test_nuswide_without_its_photos(tmp_path):
 
 
 # ---- CUB
-
-PARTS = {'bill_shape': 9, 'wing_color': 15, 'upperparts_color': 15, 'underparts_color': 15, 'breast_pattern': 4, 'back_color': 15, 'tail_shape': 6, 'upper_tail_color': 15,
-         'head_pattern': 11, 'breast_color': 15, 'throat_color': 15, 'eye_color': 14, 'bill_length': 3, 'forehead_color': 15, 'under_tail_color': 15, 'nape_color': 15,
-         'belly_color': 15, 'wing_shape': 5, 'size': 5, 'shape': 14, 'back_pattern': 4, 'tail_pattern': 4, 'belly_pattern': 4, 'primary_color': 15, 'leg_color': 15,
-         'bill_color': 15, 'crown_color': 15, 'wing_pattern': 4}
-COLOURS = 'blue brown iridescent purple rufous grey yellow olive green pink orange black white red buff'.split()
-VALUES = dict(bill_shape='curved_(up_or_down) dagger hooked needle hooked_seabird spatulate all-purpose cone specialized', tail_shape='forked_tail rounded_tail notched_tail fan-shaped_tail pointed_tail squared_tail',
-              head_pattern='spotted malar crested masked unique_pattern eyebrow eyering plain eyeline striped capped', bill_length='about_the_same_as_head longer_than_head shorter_than_head',
-              wing_shape='rounded-wings pointed-wings broad-wings tapered-wings long-wings', size='large_(16_-_32_in) small_(5_-_9_in) very_large_(32_-_72_in) medium_(9_-_16_in) very_small_(3_-_5_in)',
-              shape='upright-perching_water-like chicken-like-marsh long-legged-like duck-like owl-like gull-like hummingbird-like pigeon-like tree-clinging-like hawk-like sandpiper-like upland-ground-like swallow-like perching-like')
-VALUES = {k: v.split() for k, v in VALUES.items()} | dict(eye_color=[c for c in COLOURS if c != 'iridescent'])
-ATTRIBUTES = [f'has_{kind}::{v}' for kind, n in PARTS.items() for v in VALUES.get(kind, COLOURS if n == 15 else 'solid spotted striped multi-colored'.split())]
-
 
 def test_cub_attributes_are_words():
     words = [attribute_words(a) for a in ATTRIBUTES]

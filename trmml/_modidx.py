@@ -405,6 +405,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'trmml.data.nuswide._splc': ('data/nuswide.html#_splc', 'trmml/data/nuswide.py'),
                                     'trmml.data.nuswide.read_nuswide': ('data/nuswide.html#read_nuswide', 'trmml/data/nuswide.py')},
             'trmml.data.published': { 'trmml.data.published._split_line': ('data/published.html#_split_line', 'trmml/data/published.py'),
+                                      'trmml.data.published.flickr_id': ('data/published.html#flickr_id', 'trmml/data/published.py'),
                                       'trmml.data.published.list_file': ('data/published.html#list_file', 'trmml/data/published.py'),
                                       'trmml.data.published.match_rows': ('data/published.html#match_rows', 'trmml/data/published.py'),
                                       'trmml.data.published.published': ('data/published.html#published', 'trmml/data/published.py'),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .checks import check_on_disk, choice
-from .published import list_file, read_list
+from .published import flickr_id, list_file, read_list
 from ..files import file_hash
 
 # %% ../../nbs/data/10_nuswide.ipynb #251768ec
@@ -101,7 +101,7 @@ def _by_id(
     folder:Path,     # Flickr
 )->dict:             # Flickr id -> path below the folder
     "Photos of the official archive by their Flickr id."
-    return {Path(f).stem.rpartition('_')[2]: os.path.relpath(os.path.join(d, f), folder)
+    return {flickr_id(f): os.path.relpath(os.path.join(d, f), folder)
             for d, _, files in os.walk(folder) for f in sorted(files) if f.endswith('.jpg')}
 
 # %% ../../nbs/data/10_nuswide.ipynb #e88c7d58
@@ -116,8 +116,7 @@ def _splc(
     labels = np.where(positive, 1, -1).astype(np.int8)
     if (base/'images').is_dir(): return names, labels, [path], base/'images'
     where = _by_id(base/'Flickr') if (base/'Flickr').is_dir() else {}
-    ids = [name.split('_')[1] if '_' in name else name for name in names]
-    names = [where.get(i, name) for i, name in zip(ids, names)]
+    names = [where.get(flickr_id(name), name) for name in names]
     return names, labels, [path], base/'Flickr'
 
 # %% ../../nbs/data/10_nuswide.ipynb #b35d1d70
