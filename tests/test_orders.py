@@ -474,9 +474,9 @@ def test_hill_and_splc(tower, name):
         if name == 'hill': return torch.where(y == 1, -(1 - pm)**2*pm.log(), (1.5 - p)*p**2).sum()
         return splc(s, torch.where(y == 1, 1, 0), now.epoch)
     rates = one_cycle(.002, 12, .2)
-    def rule(k, p, now): r, beta = rates[now.step]; return dict(lr=r, beta=beta, l2=1e-4 if p.ndim >= 2 else 0.)
+    def rule(k, p, now): r, beta = rates[now.step]; return dict(lr=r, beta=beta, l2=.05 if p.ndim >= 2 else 0.)
     def after(m, now): averaged(m.mean[0], m.net, .9); averaged(m.mean[1], m.trunk, .9)
-    m = create(name, tower, NAMES, epochs=3, batch=4, lr=.002, stretch=2., ema=.9, raw_pixels=True)
+    m = create(name, tower, NAMES, epochs=3, batch=4, lr=.002, stretch=2., ema=.9, weight_decay=.05, raw_pixels=True)
     beside(m, Given(images(8)), known(8, (0, 1)), restate, adam, rule, after=after)
 
 
