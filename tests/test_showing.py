@@ -15,7 +15,7 @@ import papermill.cli
 import pytest
 import yaml
 
-from trmml import cli, report, runs
+from trmml import cli, methods, report, runs
 from trmml.report import estimates, parameters, places
 from trmml.runs import Run
 
@@ -184,6 +184,7 @@ def test_a_command_leads_to_exactly_the_missing_runs(name, usual, tmp_path, monk
         book, again = parsed(command)
         assert book == name and 'train' not in again and again['out'] == given['out']
         if not usual: assert {k: v for k, v in again.items() if k not in ('dataset', 'methods')} == {k: v for k, v in given.items() if k not in ('dataset', 'methods', 'train')}
+        for r in missing: methods.check_inputs(r.method, **runs.settings_of(r))             # nothing that it names is missing
         _, runs_of_it = execute(name, again, monkeypatch, some, False)
         assert set(runs_of_it) == set(missing), command
 

@@ -381,7 +381,7 @@ def recipe(
     method:Annotated[str, typer.Argument(help='such as trmml, dualcoop or sst')],
     dataset:Annotated[str, typer.Argument(help='such as voc2007; other: data of your own')],
 )->None:
-    "What a method is trained with on a data set: each setting, what was published, where, why."
+    "A method's settings on a data set, beside the published ones."
     from trmml.runs import told
     print(told(method, dataset))
 
