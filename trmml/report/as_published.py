@@ -52,7 +52,8 @@ def runs_line(
     "Whether a run does what a line of the recipes says."
     has = {**resolved(run), 'interpolation': interpolation(run)}
     same = all(has.get(k) == v for k, v in line.settings.items())
-    read = line.protocol == run.protocol and line.name.startswith('data policy') and not line.runs
+    read = (run.protocol in line.protocol.split() and line.name.startswith('data policy')
+            and not line.runs)
     return same and (not read or policy(run) == line.policy or not line.policy)
 
 def as_written(
@@ -117,7 +118,7 @@ def concerned(
         rows = published_rows()
         own = rows[(rows.method == row.method) & (rows.setting == row.setting)]
         return run.dataset not in set(own.dataset)
-    return line.protocol in ('', run.protocol)
+    return not line.protocol or run.protocol in line.protocol.split()
 
 # %% ../../nbs/report/12_as_published.ipynb #2e0c639f
 def reasons(

@@ -35,7 +35,7 @@ class Line(NamedTuple):
     runs:str          # in words, where it differs; '': as published
     why:str           # it differs
     shown:str         # test that shows it
-    protocol:str      # that it is for; '': all
+    protocol:str      # those it is for, with a space between; '': all
 
 def as_line(
     name:str, # of the line
@@ -79,7 +79,8 @@ def lines(
     "All that was published for a method on a data set."
     said = {**published_of(method).get(ANY, {}), **table_of(method, dataset)[1]}
     found = [as_line(k, v) for k, v in said.items() if isinstance(v, dict)]
-    return tuple(l for l in found if not protocol or l.protocol in ('', protocol))
+    return tuple(l for l in found
+                 if '' in (protocol, l.protocol) or protocol in l.protocol.split())
 
 # %% ../../nbs/runs/0b_recipes.ipynb #0b68aa15
 def entry(
