@@ -70,7 +70,9 @@ def by_design(
     run:Run, # any
 )->list[str]:
     "What is run otherwise than published, and why, by the file of recipes."
-    return [f'{l.name}: published {l.published}; run {l.runs} ({l.why})'
+    def was(line): return line.published if line.published.startswith('not published') else (
+        f'published {line.published}')
+    return [f'{l.name}: {was(l)}; run {l.runs} ({l.why})'
             for l in lines(run.method, str(run.dataset), run.protocol) if l.runs]
 
 def as_given(
