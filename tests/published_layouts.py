@@ -285,22 +285,38 @@ SMALL_CLIP = dict(embed_dim=32, vision_cfg=dict(image_size=32, layers=[1, 1, 1, 
 
 
 def patch(models, lists):
-    "In this process: lists that count as the published ones, and, with a folder of configurations, small backbones under the published names."
+    "In this process: lists that count as the published ones, and, with a folder of configurations, small backbones under the published names and few templates of sentences."
     published.LISTS |= lists
     if not models: return
     import open_clip
     import torchvision
     from trmml.clip.imagenet import SmallResNet
     open_clip.add_model_config(models)
+    open_clip.OPENAI_IMAGENET_TEMPLATES = open_clip.OPENAI_IMAGENET_TEMPLATES[:3]
     torchvision.models.resnet50 = torchvision.models.resnet101 = lambda num_classes: SmallResNet(num_classes)
 
 
+CUSTOMIZE = '''
+import sys
+if any(w in ('ipykernel_launcher', 'joblib.externals.loky.backend.popen_loky_posix') for w in sys.orig_argv):
+    import published_layouts
+    published_layouts.patch({models!r}, {lists!r})
+'''
+
+
 def patched(folder, root, small=True):
-    """Environment for kernels in which `patch` is called: {name: value}. IPython runs what lies in its profile's startup folder; runs must stay in the kernel's process
-    (n_jobs=1)."""
-    models, startup = folder/'models', folder/'ipython'/'profile_default'/'startup'
-    for d in (models, startup): d.mkdir(parents=True, exist_ok=True)
+    "Environment in which `patch` is called as a kernel or a worker of joblib starts: {name: value}. Python imports `sitecustomize` before anything else."
+    models, custom, here = folder/'models', folder/'custom', Path(__file__).resolve().parent
+    for d in (models, custom): d.mkdir(parents=True, exist_ok=True)
     for name in ('RN50', 'RN101'): (models/f'{name}.json').write_text(json.dumps(SMALL_CLIP))
-    (startup/'00.py').write_text(f'import published_layouts\npublished_layouts.patch({str(models)*small!r}, {hashes(root)!r})\n')
-    here = Path(__file__).resolve().parent
-    return dict(IPYTHONDIR=str(folder/'ipython'), PYTHONPATH=os.pathsep.join(filter(None, [str(here.parent), str(here), os.environ.get('PYTHONPATH')])))
+    (custom/'sitecustomize.py').write_text(CUSTOMIZE.format(models=str(models)*small, lists=hashes(root)))
+    return dict(PYTHONPATH=os.pathsep.join(filter(None, [str(custom), str(here.parent), str(here), os.environ.get('PYTHONPATH')])))
+
+
+def captions(root):
+    "A file in the format of COCO's captions, of three sentences a class for some classes of each data set."
+    names = [*VOC_CLASSES, *COCO_CLASSES.values(), *CONCEPTS]
+    said = [dict(id=k, image_id=k, caption=f'A {w} {rest}.') for k, (w, rest) in enumerate((w, rest) for w in names for rest in ('in a picture', 'beside a person', 'and a dog'))]
+    path = root/'captions_train2017.json'
+    path.write_text(json.dumps(dict(images=[], annotations=said)))
+    return path
