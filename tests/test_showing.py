@@ -201,6 +201,28 @@ def test_time_and_disk_follow_the_size_of_images():
     assert small[1] == usual[1]/4 and small[0] < usual[0] and usual == report.estimate([Run('voc2007', 'trmml', backbone='RN101')], costs)
 
 
+def test_features_are_counted_once_for_each_way_of_reading_images():
+    costs = report.measured_costs()
+    trmml, dual = (Run('voc2007', m, backbone='RN101') for m in ('trmml', 'dualcoop'))
+    def disk(*todo): return report.estimate([*todo], costs)[1]
+    assert disk(trmml, dual) == 2*disk(trmml) and disk(trmml, runs.replace(dual, interpolation='bicubic')) == disk(trmml)
+    assert disk(trmml, runs.replace(trmml, difficult='positive')) == disk(trmml)      # other labels of the same images
+    splc, largeloss = (Run('nuswide', 'trmml', backbone='RN101', protocol=p) for p in ('splc', 'largeloss'))
+    assert disk(splc, largeloss) == disk(splc) + disk(largeloss) and disk(splc) < disk(largeloss)
+
+
+@pytest.mark.parametrize('dataset, protocol, said', [
+    ('nuswide', 'splc', 'train is not here, 119,103 images are usual; test is not here, 50,720 images'),
+    ('nuswide', 'largeloss', 'train is not here, 150,000 images are usual, 120,000 of them to train on; test is not here, 60,260 images'),
+    ('nuswide', 'partial', 'train is not here, 161,789 images are usual; test is not here, 107,859 images'),
+    ('voc2012', 'largeloss', '5,717 images are usual, 4,574 of them to train on; test is not here, 5,823 images'),
+    ('cub200', 'largeloss', '5,994 images are usual, 4,795 of them to train on; test is not here, 5,794 images')])
+def test_a_plan_says_the_sizes_of_its_own_setup(dataset, protocol, said, tmp_path):
+    run = Run(dataset, 'hill', protocol=protocol, backbone='resnet50')
+    text = report.plan({'hill': [run]}, report.measured_costs(), tmp_path, tmp_path)
+    assert said in text and 'rough, from operations' in text and 'time not known' not in text
+
+
 # ---- sentences
 
 @pytest.mark.parametrize('name', ['table1', 'table2'])

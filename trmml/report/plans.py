@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['learns_from_sentences', 'sentences_of', 'with_captions', 'read_if_there', 'split_in_words', 'policy_in_words',
-           'data_in_words', 'together', 'recipe_in_words', 'row_in_words', 'parts_of', 'total_in_words', 'plan', 'stop',
-           'data_of_results', 'recipes', 'write_recipes']
+           'data_in_words', 'together', 'recipe_in_words', 'training_in_words', 'row_in_words', 'parts_of',
+           'total_in_words', 'plan', 'stop', 'data_of_results', 'recipes', 'write_recipes']
 
 # %% ../../nbs/report/2f_plans.ipynb #d15bbf35
 import inspect
@@ -17,7 +17,8 @@ from ..data import READERS, SETUPS, Dataset
 from ..doodles import there
 from ..files import write_whole
 from ..methods import TITLES, find
-from .estimates import PICTURES, estimate, in_words, lacking, training_seconds
+from .estimates import (PASSES, estimate, images_of, in_words, lacking,
+                                    learned_from, trains_encoder, training_seconds)
 from .tables import PRINTED
 from ..runs import (Run, differences, load_split, members, origin, policy, replace, resolved,
                         settings_of)
@@ -67,11 +68,12 @@ def split_in_words(
 )->str: # 'train 5,011 images, 7,306 positives'
     "A split as it is on disk, or how many images it was published with."
     ds = read_if_there(run, split, root)
-    if ds is not None:
-        return f'{split} {len(ds):,} images, {int((ds.labels == 1).sum()):,} positives'
-    sizes = PICTURES.get(run.dataset)
-    if sizes is None: return f'{split} is not here'
-    return f'{split} is not here, {sizes[split == "test"]:,} images are usual'
+    n = images_of(run)[split == 'test'] if ds is None else len(ds)
+    if math.isnan(n): return f'{split} is not here'
+    used = learned_from(run, n) if split == 'train' else n
+    rest = f', {used:,.0f} of them to train on' if used < n else ''
+    if ds is None: return f'{split} is not here, {n:,} images are usual{rest}'
+    return f'{split} {n:,} images, {int((ds.labels == 1).sum()):,} positives{rest}'
 
 # %% ../../nbs/report/2f_plans.ipynb #082836c6
 def policy_in_words(
@@ -117,6 +119,20 @@ def recipe_in_words(
     return ', '.join(f'{k}={v}' for k, v in settings.items())
 
 # %% ../../nbs/report/2f_plans.ipynb #9c4cfae8
+def training_in_words(
+    run:Run,       # one of a row
+    seconds:float, # of all that are missing
+)->str:            # 'about 2.5 h'
+    "The time of a row, and how it was guessed where nothing like it was timed."
+    if not seconds: return 'none'
+    said = in_words(seconds, math.nan)
+    if not trains_encoder(run): return said
+    if math.isnan(seconds):
+        return f'{said}, and the operations of {run.backbone} or of this data set are not known'
+    return (f'{said} (rough, from operations: {PASSES} forward passes of the image encoder for '
+            f'every image in every epoch)')
+
+# %% ../../nbs/report/2f_plans.ipynb #de411520
 def row_in_words(
     title:str,        # of the row
     todo:list[Run],   # its runs
@@ -132,7 +148,7 @@ def row_in_words(
              f'  recipe: {recipe_in_words(run)}']
     differ = dict.fromkeys(d for r in todo for d in differences(r))
     lines += ['  differs from the published recipe:']*bool(differ) + [f'    - {d}' for d in differ]
-    return '\n'.join([*lines, f'  training: {in_words(seconds, math.nan) if seconds else "none"}'])
+    return '\n'.join([*lines, f'  training: {training_in_words(run, seconds)}'])
 
 # %% ../../nbs/report/2f_plans.ipynb #d42c0b9f
 def parts_of(
