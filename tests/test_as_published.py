@@ -67,6 +67,87 @@ def test_a_run_that_is_not_the_recipe_is_found(monkeypatch):
     assert set(as_published.compare(rows).verdict) == {'silent'}
 
 
+# ---- the published values once more, written down apart from the recipes, as the authors' files and issues give them
+
+SGD = dict(optimizer='sgd', weight_decay=5e-4, schedule='cosine')
+GRAPH = dict(optimizer='adam', lr=1e-5, epochs=20, tower='layer4', schedule='constant')
+RLM = dict(optimizer='adam', lr=1e-4, weight_decay=1e-4, epochs=31, stretch=80/31, batch=128, drop_last=False, raw_pixels=True, ema=.9997, precision='float16',
+           tower='all')
+SPML = dict(optimizer='adam', weight_decay=0., epochs=10, schedule='constant', drop_last=True, tower='all', batch=16, lr=1e-5)
+WANTED = {
+    ('trmml', '*'): dict(optimizer='adamw', lr=5e-4, schedule='onecycle', epochs=40, batch=128, n_ctx=16, class_specific=True, alpha=1., beta=.05, gamma=.01,
+                         gamma_pos=1., gamma_neg=2., shift=.05, topk=4, length=64, eta=.9, tau_nce=.1, warmup=.25, drop_last=False),
+    ('dualcoop', '*'): dict(SGD, epochs=50, batch=32, n_ctx=16, class_specific=True, loss_w=.03, drop_last=False),
+    ('dualcoop', 'voc2007'): dict(lr=.001), ('dualcoop', 'coco2014'): dict(lr=.002),
+    ('dualcoop-tai', '*'): dict(SGD, lr=.002, epochs=50, n_ctx=16, class_specific=True, loss_w=1., drop_last=True),
+    ('dualcoop-tai', 'voc2007'): dict(batch=64), ('dualcoop-tai', 'coco2014'): dict(batch=64), ('dualcoop-tai', 'nuswide'): dict(batch=192),
+    ('coop', '*'): dict(SGD, lr=.002, epochs=50, batch=32, n_ctx=16, class_specific=False, drop_last=True),
+    ('taidpt', '*'): dict(SGD, epochs=20, batch=512, n_ctx=16, class_specific=False, scale=.04, kappa=.5, drop_last=True),
+    ('taidpt', 'voc2007'): dict(lr=1e-4, kappa_test=.4), ('taidpt', 'coco2014'): dict(lr=1e-4, kappa_test=.4), ('taidpt', 'nuswide'): dict(lr=1e-3, kappa_test=.04),
+    ('taidpt+dualcoop', '*'): dict(r=.9, text='taidpt', image='dualcoop-tai'), ('taidpt+trmml', '*'): dict(r=.9, text='taidpt', image='trmml'),
+    ('scpnet', '*'): dict(optimizer='adam', weight_decay=1e-4, drop_last=False, unsupervised=.125, tower='trained', averaged=True),
+    ('scpnet', 'coco2014'): dict(lr=3e-5, gcn_lr=1e-5, epochs=60, stretch=4/3, batch=128, keep=62, hard=2, soft=1., temperature=.2, learn_scale=False),
+    ('scpnet', 'voc2012'): dict(lr=4e-5, gcn_lr=2e-4, epochs=120, stretch=1., batch=128, keep=20, hard=5, soft=2., temperature=.3, learn_scale=False),
+    ('scpnet', 'nuswide'): dict(lr=3e-5, gcn_lr=1e-4, epochs=60, stretch=4/3, batch=128, keep=50, hard=6, soft=1., temperature=.2, learn_scale=True),
+    ('scpnet', 'cub200'): dict(lr=3e-4, gcn_lr=2e-4, epochs=100, stretch=1., batch=96, keep=312, hard=31, soft=3., temperature=.3, learn_scale=False),
+    ('hspnet', '*'): dict(optimizer='adam', weight_decay=1e-4, epochs=60, stretch=4/3, batch=128, drop_last=False, tower='trained', averaged=True),
+    ('hspnet', 'coco2014'): dict(lr=1e-4, gcn_lr=5e-4), ('hspnet', 'voc2012'): dict(lr=1e-4, gcn_lr=7e-4),
+    ('hspnet', 'nuswide'): dict(lr=1e-4, gcn_lr=5e-4), ('hspnet', 'cub200'): dict(lr=1e-3, gcn_lr=5e-3),
+    ('hill', '*'): dict(RLM, lam=1.5, margin=1.), ('splc', '*'): dict(RLM, tau=.6, margin=1.),
+    ('lsan', '*'): dict(SPML, smooth=.1), ('lsan', 'voc2012'): dict(linear_init=False), ('lsan', 'cub200'): dict(linear_init=False),
+    ('lsan', 'coco2014'): dict(linear_init=True), ('lsan', 'nuswide'): dict(linear_init=dict(batch=16)),
+    ('role', '*'): dict(SPML, theta_lr=10.), ('role', 'voc2012'): dict(k=1.5, linear_init=True), ('role', 'coco2014'): dict(k=2.9, linear_init=True),
+    ('role', 'nuswide'): dict(k=1.9, linear_init=True), ('role', 'cub200'): dict(k=31.4, linear_init=dict(batch=8)),
+    ('largeloss', '*'): dict(epochs=10, batch=16, head_lr=10., scheme='Ct', drop_last=False, linear_init=True, schedule='constant', tower='all'),
+    ('largeloss', 'voc2012'): dict(optimizer='sgd', lr=5e-3, delta=.2, weight_decay=1e-3),
+    ('largeloss', 'coco2014'): dict(optimizer='adam', lr=1e-5, delta=.2, weight_decay=0.), ('largeloss', 'nuswide'): dict(optimizer='adam', lr=1e-5, delta=.2),
+    ('largeloss', 'cub200'): dict(optimizer='adam', lr=7.5e-5, delta=.4, weight_decay=0.),
+    ('sst', '*'): dict(GRAPH, weight_decay=5e-4, drop=10, batch=8, drop_last=True, contrast_w=.05, first=5, pair_w=10., floor=.75, length=100),
+    ('sarb', '*'): dict(GRAPH, weight_decay=5e-4, drop=10, batch=8, drop_last=True, contrast_w=.05, first=5, clusters=10, renew=5),
+    ('ssgrl', 'vg200'): dict(GRAPH, weight_decay=0., drop=0, batch=4, drop_last=False, hidden=1024, shared_gate=True),
+    ('mlgcn', 'vg200'): dict(optimizer='sgd', lr=.01, head_lr=10., weight_decay=1e-4, drop=0, epochs=20, batch=16, clip_norm=10., t=.4, mix=.25, hidden=1024, tower='all'),
+    ('partial-bce', '*'): dict(GRAPH, weight_decay=5e-4, drop=10, batch=8, gamma=1.), ('curriculum', '*'): dict(GRAPH, theta=2., strategy='threshold', first=5),
+    ('zeroshot', '*'): dict(dense=False), ('zeroshot-dense', '*'): dict(dense=True)}
+RESIZED = dict(bilinear=('dualcoop', 'scpnet', 'hill', 'splc', 'lsan', 'role', 'largeloss', 'ssgrl', 'mlgcn'),
+               bicubic=('trmml', 'dualcoop-tai', 'coop', 'taidpt', 'hspnet', 'sst', 'sarb', 'zeroshot', 'zeroshot-dense'))
+
+
+@pytest.mark.parametrize('name, dataset', WANTED)
+def test_runs_of_the_tables_have_the_published_values(name, dataset):
+    where = [dataset] if dataset != '*' else ['voc2007', 'coco2014', 'vg200', 'voc2012', 'nuswide', 'cub200']
+    for d in where:
+        for protocol in ('partial',) if d in ('voc2007', 'vg200') else ('splc', 'largeloss'):
+            [run] = runs.grid(d, [name], [1.], [0], backbone='RN50', protocol=protocol)
+            got = runs.resolved(run)
+            assert {k: got[k] for k in WANTED[name, dataset]} == WANTED[name, dataset], (name, d)
+            assert runs.interpolation(run) == next((k for k, v in RESIZED.items() if name in v), 'bicubic'), (name, d)
+
+
+def test_every_method_of_the_rows_has_values_here():
+    assert {m for m, _ in WANTED} >= set(ROWS.method) - {'taiadapter', 'taiadapter+dualcoop'}                # nothing is published of these
+
+
+POLICY = dict(splc=dict(voc2012=dict(difficult='positive'), coco2014={}, nuswide=dict(setup='splc'), cub200={}),
+              largeloss=dict(voc2012=dict(empty='drop'), coco2014=dict(order='string'), nuswide=dict(setup='largeloss'), cub200={}),
+              partial=dict(voc2007={}, coco2014={}, vg200={}))
+
+
+@pytest.mark.parametrize('protocol', POLICY)
+@pytest.mark.parametrize('name', ['trmml', 'role', 'zeroshot', 'taidpt+dualcoop'])
+def test_runs_of_the_tables_read_as_their_setups(protocol, name):
+    for d, how in POLICY[protocol].items():
+        for run in runs.grid(d, [name], [1.], [0], backbone='RN50', protocol=protocol):
+            for r in (run, *runs.members(run), *([runs.origin(run)] if runs.origin(run) else [])): assert runs.policy(r) == how, (d, r)
+
+
+@pytest.mark.parametrize('policy', [dict(empty='keep'), dict(crowd='negative')])
+def test_another_reading_of_coco_is_found(policy, monkeypatch):
+    from trmml.data import PEERS
+    monkeypatch.setitem(PEERS['coco2014'], 'splc', policy)
+    rows = ROWS[(ROWS.dataset == 'coco2014') & ROWS.setting.str.startswith('data policy: list (SPLC')]
+    assert len(rows) and set(as_published.compare(rows).verdict) == {'silent'}
+
+
 # ---- what no setting says
 
 @pytest.fixture(scope='module')

@@ -637,17 +637,63 @@ def test_the_same_in_other_words_is_the_same_run():
     assert replace(r, settings=dict(lr=.002)).key != r.key
 
 
-def test_an_edited_method_is_trained_anew(world, tmp_path):
+@pytest.mark.parametrize('n_jobs', [1, 2])
+def test_an_edited_method_is_trained_anew(world, tmp_path, n_jobs):
     register('edited', Edited)
     try:
-        r, out = run(world, 'edited', epochs=1, batch=8), tmp_path/'out'
-        old = perform(r, tmp_path, out)
-        assert stored(r, out, tmp_path) == old
-        register('edited', type('Edited', (dualcoop.DualCoOp,), dict(scores=lambda self, x: super(type(self), self).scores(x)**2)))
-        assert stored(r, out, tmp_path) is None and stored(r, out, check=False) == old
-        perform(r, tmp_path, out)
-        assert len(list((out/'runs').glob(f'{r.key}-*.json'))) == 2         # the old one stays
+        grid, out = [run(world, 'edited', epochs=1, batch=8, seed=s) for s in range(n_jobs)], tmp_path/'out'
+        old = perform_all(grid, tmp_path, out, n_jobs=n_jobs, progress=False)
+        assert [stored(r, out, tmp_path) for r in grid] == old
+        register('edited', type('Edited', (dualcoop.DualCoOp,), dict(scores=lambda self, x: 1 - dualcoop.DualCoOp.scores(self, x))))
+        assert stored(grid[0], out, tmp_path) is None and stored(grid[0], out, check=False) == old[0]
+        new = perform_all(grid, tmp_path, out, n_jobs=n_jobs, progress=False)
+        assert [r['mAP'] for r in new] != [r['mAP'] for r in old] and len(list((out/'runs').glob(f'{grid[0].key}-*.json'))) == 2   # the old one stays
     finally: del METHODS['edited'], TITLES['edited']
+
+
+MINE = """
+from trmml.methods.dualcoop import DualCoOp
+def turned(s): return {helper}
+class Mine(DualCoOp):
+    power = {power}
+    def scores(self, x): return turned(super().scores(x))**self.power
+"""
+
+
+@pytest.mark.parametrize('change', [dict(helper='1 - s'), dict(power=2)])
+def test_what_a_class_of_ones_own_uses_counts(tmp_path, monkeypatch, change):
+    "A function of its file, an attribute: code of the same class."
+    monkeypatch.syspath_prepend(tmp_path)
+    def digest(n, **how):
+        (tmp_path/f'mine{n}.py').write_text(MINE.format(**{'helper': 's', 'power': 1, **how}))
+        cls = importlib.import_module(f'mine{n}').Mine
+        return part('content').class_digest(cls)
+    assert digest(f'a{change}'.__hash__() % 10**6) == digest((f'b{change}'.__hash__()) % 10**6) != digest(f'c{change}'.__hash__() % 10**6, **change)
+
+
+def test_captions_and_label_lists_count_by_content(world, tmp_path, monkeypatch):
+    named = part('content').named_files
+    monkeypatch.chdir(tmp_path)
+    Path('said.txt').write_text('a red square')
+    r = Run(str(world), 'taidpt', .5, weights='', image_size=64, settings=dict(captions='said.txt'))
+    before = named(r, tmp_path)
+    Path('said.txt').write_text('a green disc')
+    assert set(before) == {'taidpt.captions'} and named(r, tmp_path) != before
+    single = Run('coco2014', 'dualcoop', protocol='splc', backbone='RN50')
+    assert named(single, tmp_path) == {}
+    place = part('inputs').label_list(single, tmp_path)
+    place.parent.mkdir(parents=True); place.write_text('a.jpg,1')
+    before = named(single, tmp_path)
+    place.write_text('a.jpg,2')
+    assert set(before) == {'labels'} and named(single, tmp_path) != before and named(replace(single, seed=1), tmp_path) == {}
+
+
+def test_members_of_an_ensemble_are_trained_on_its_features():
+    ensemble = Run('coco2014', 'taiadapter+dualcoop', .1, backbone='RN101')
+    assert {runs.interpolation(r) for r in (ensemble, *runs.members(ensemble))} == {'bicubic'}
+    said = part('run').described(ensemble)
+    assert [m['method'] for m in said['made_from']] == ['taiadapter', 'dualcoop'] and said['made_from'][1]['settings']['lr'] == .002
+    assert 'lr' not in said['settings']
 
 
 def test_comments_are_no_edit():

@@ -52,9 +52,8 @@ def runs_line(
     "Whether a run does what a line of the recipes says."
     has = {**resolved(run), 'interpolation': interpolation(run)}
     same = all(has.get(k) == v for k, v in line.settings.items())
-    read = (run.protocol in line.protocol.split() and line.name.startswith('data policy')
-            and not line.runs)
-    return same and (not read or policy(run) == line.policy or not line.policy)
+    read = line.policy is not None and run.protocol in (line.protocol or run.protocol).split()
+    return same and (not read or policy(run) == line.policy)
 
 def as_written(
     line:Line, # of the recipe
@@ -77,7 +76,7 @@ def verdict(
     if line is None or (line.published, line.source) != (row.published, row.source): return 'silent'
     if not runs_line(run, line) or not as_written(line): return 'silent'
     if line.runs: return 'documented' if line.why else 'silent'
-    if line.settings or line.name.startswith('data policy'): return 'same'
+    if line.settings or line.policy is not None: return 'same'
     return 'shown' if line.shown and (project_root()/line.shown).is_file() else 'silent'
 
 def line_of(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..data import READERS, full_name
 from ..methods import IMAGENET_METHODS, METHODS, TITLES, find
 from .recipes import OTHER, Line, entry, lines, recipe, table_of
-from .run import Run, published_settings, stands_for
+from .run import DOODLES, Run, published_settings, stands_for
 
 # %% ../../nbs/runs/6_grid.ipynb #f0e45c08
 def chosen(
@@ -86,8 +86,13 @@ def as_given(
 def differences(
     run:Run, # any
 )->list[str]: # empty: as published, or nothing was published for it
-    "What a run does not do as published, one sentence each."
-    return by_design(run) + as_given(run)
+    "What a run does not do as published, one sentence each; nothing on the doodles' backbones."
+    if run.backbone.startswith(DOODLES) or run.dataset == 'doodles': return []
+    whose, tower = table_of(run.method, run.dataset)[0], find(run.method)[1].get('tower')
+    first = [f'settings of {whose}: none are published for {run.dataset}'
+             ] if whose not in ('', run.dataset) else []
+    if tower == 'frozen': first.append('image encoder: published trained; run frozen (its name)')
+    return first + by_design(run) + as_given(run)
 
 # %% ../../nbs/runs/6_grid.ipynb #4027323e
 def said(
@@ -126,4 +131,7 @@ def told(
         table = entry(method)
         own = [f'{k} = {v}   source: {table["source"]}' for k, v in recipe(method).items()]
         return '\n'.join([f'# {TITLES[method]} on doodles', *own])
-    return '\n'.join([heading(method, name), *(t for l in lines(method, name) for t in said(l))])
+    own = find(method)[1]   # what belongs to the name wins, as in a run
+    known = [l._replace(settings={**l.settings, **{k: own[k] for k in l.settings if k in own}})
+             for l in lines(method, name)]
+    return '\n'.join([heading(method, name), *(t for l in known for t in said(l))])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['reading', 'encoder', 'load_clip', 'reading_data', 'read_split', 'load_split', 'open_features', 'read_features',
-           'forget', 'hold_out', 'observed', 'training_rows', 'Train', 'Test', 'Inputs', 'inputs', 'to_train',
-           'to_test']
+           'forget', 'hold_out', 'label_list', 'observed', 'training_rows', 'Train', 'Test', 'Inputs', 'inputs',
+           'to_train', 'to_test']
 
 # %% ../../nbs/runs/2_inputs.ipynb #023963a2
 import multiprocessing
@@ -22,6 +22,7 @@ from ..clip import CLIP
 from ..data import Dataset, load
 from ..data.published import SINGLE, published
 from ..features import Rows, Store, open_views
+from ..files import data_root
 from ..labels import partial, single_positive, validation_split
 from .run import NUMBERS, PROTOCOLS, Run, interpolation, policy
 
@@ -100,6 +101,14 @@ def hold_out(
     return validation_split(n, share, seed=2024, last=False)
 
 # %% ../../nbs/runs/2_inputs.ipynb #1dd421d9
+def label_list(
+    run:Run,                 # whose data set, protocol and seed count
+    root:str|Path|None=None, # of the data
+)->Path|None:                # None: labels are drawn
+    "Where the published list of what a run knows of its labels lies, or should lie."
+    if run.protocol != 'splc' or run.seed or str(run.dataset) not in SINGLE: return None
+    return data_root(root)/'labels'/SINGLE[str(run.dataset)]['single']
+
 def observed(
     run:Run,                 # whose protocol, ratio and seed count
     labels:np.ndarray,       # int8 (N, C) of the train split

@@ -18,7 +18,7 @@ from .content import identity
 from .inputs import Inputs, inputs
 from .results import (folder_of, fresh_file, machine, plain, result_name, score_all,
                                 stored, versions, weights_file, write)
-from .run import Run, members, origin, policy, resolved, settings_of
+from .run import Run, described, members, origin, policy, resolved, settings_of
 from ..train import Method, fit
 
 # %% ../../nbs/runs/4_perform.ipynb #cfc36e15
@@ -105,7 +105,7 @@ def describe(
     metrics, others = measured
     best = max((row['valid_map'] for row in log), default=None) if x.run.held_out else None
     images = dict(train_images=len(x.split('train')), test_images=len(x.test.labels))
-    how = dict(recipe=resolved(x.run), policy=read_how(x))
+    how = dict(recipe=resolved(x.run), described=described(x.run), policy=read_how(x))
     return plain(dict(run=asdict(x.run), key=x.run.key, **how, **read, **images,
                       machine=machine(x.device), versions=versions(), metrics=metrics,
                       mAP=metrics['mAP'], best=best, scores=others, log=log, seconds=seconds,

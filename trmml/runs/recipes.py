@@ -31,7 +31,7 @@ class Line(NamedTuple):
     published:str     # as published
     source:str        # a paper, or a file of the authors' code
     settings:dict     # name -> value, by which it is run; may be empty
-    policy:dict       # settings of `trmml.data.load`
+    policy:dict|None  # settings of `trmml.data.load`; None: it is not about that
     runs:str          # in words, where it differs; '': as published
     why:str           # it differs
     shown:str         # test that shows it
@@ -45,7 +45,7 @@ def as_line(
     settings = dict(said.get('settings', {}))
     if 'value' in said: settings[name] = said['value']
     text = {k: said.get(k, '') for k in ('published', 'source', 'runs', 'why', 'shown', 'protocol')}
-    return Line(name=name, settings=settings, policy=said.get('policy', {}), **text)
+    return Line(name=name, settings=settings, policy=said.get('policy'), **text)
 
 # %% ../../nbs/runs/0b_recipes.ipynb #bbe5443e
 VARIANTS = ('-frozen', '-moved')   # behind the name of the method whose recipe it is
@@ -67,7 +67,7 @@ def table_of(
     tables, name = published_of(method), full_name(str(dataset))
     own = tables.get(name, tables.get(OTHER, {}))
     if 'like' not in own: return name if name in tables else '', own
-    taken = {k: v for k, v in tables[own['like']].items() if {'value', 'settings'} & set(v)}
+    taken = {k: v for k, v in tables[own['like']].items() if not k.startswith('data policy')}
     return own['like'], {**taken, **{k: v for k, v in own.items() if k != 'like'}}
 
 @cache
@@ -101,11 +101,13 @@ def resolve(
 def recipe(
     method:str,            # as in METHODS
     dataset:str='doodles', # a name, a short form or a path
+    protocol:str='',       # of a run; '': settings of all
 )->dict: # name -> value; empty: the method's own defaults
     "What a method is trained with on a data set: as published, or as chosen for the doodles."
     table = entry(method, dataset)
     if table or dataset == 'doodles': return resolve(table, table.get('settings', {}))
-    return {k: v for line in lines(method, dataset) for k, v in line.settings.items()}
+    said = lines(method, dataset, protocol)
+    return {k: v for line in said for k, v in line.settings.items()}
 
 # %% ../../nbs/runs/0b_recipes.ipynb #713593ef
 def trial(

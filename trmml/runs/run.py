@@ -85,7 +85,8 @@ def published_settings(
     run:Run, # any
 )->dict:     # name -> value
     "What was published for the method of a run on its data set; nothing on the shipped backbones."
-    return {} if run.backbone.startswith(DOODLES) else recipe(run.method, str(run.dataset))
+    if run.backbone.startswith(DOODLES) or run.dataset == 'doodles': return {}
+    return recipe(run.method, str(run.dataset), run.protocol)
 
 def settings_of(
     run:Run, # any
@@ -107,14 +108,16 @@ def defaults(
     made = [c.__init__ for c in reversed(cls.__mro__) if '__init__' in vars(c)]
     found = [p for f in made for p in inspect.signature(f).parameters.values()
              if p.default is not p.empty and p.name not in HIDDEN]
-    return {**{p.name: p.default for p in found if cls.exchangeable or p.name not in LOSSES},
-            **cls.recipe}
+    own = {p.name: p.default for p in found if cls.exchangeable or p.name not in LOSSES}
+    # an ensemble is trained by the recipes of its members, which are runs of their own
+    return own if cls.made_of() else {**own, **cls.recipe}
 
 def resolved(
     run:Run, # any
 )->dict:     # name -> value
     "All settings of a run: of its class, its recipe and its own."
-    return {**defaults(find(run.method)[0]), **settings_of(run)}
+    cls = find(run.method)[0]
+    return {**defaults(cls), **settings_of(run)}
 
 # %% ../../nbs/runs/1_run.ipynb #ec05bbe4
 def policy(
@@ -147,7 +150,9 @@ def members(
 )->list[Run]: # empty for other methods
     "The runs of an ensemble's members, in their order; none for other methods."
     made_of = find(run.method)[0].made_of(**settings_of(run))
-    return [stands_for(replace(run, method=m, settings=s)) for m, s in made_of]
+    # an ensemble scores its members on one set of features, so they are trained on the same
+    how = dict(interpolation=interpolation(run)) if made_of else {}
+    return [stands_for(replace(run, method=m, settings=s, **how)) for m, s in made_of]
 
 # %% ../../nbs/runs/1_run.ipynb #17bb0dee
 def origin(
@@ -160,6 +165,9 @@ def origin(
     # the same labels, and images resized in the same way, whatever the origin's own recipe says
     how = (dict(interpolation=interpolation(run)) if labels == ['same']
            else dict(known=1., protocol='partial'))
+    length = dict(run.settings).get('epochs')   # a run that is cut short has a short first stage
+    if length is not None:
+        settings = {**settings, 'epochs': min(length, settings.get('epochs', length))}
     return replace(run, method=name, settings=settings, **how)
 
 # %% ../../nbs/runs/1_run.ipynb #e47e40c5
@@ -172,13 +180,14 @@ def short(
     path = isinstance(value, Path) or isinstance(value, str) and os.sep in value
     return Path(value).expanduser().name if path else value
 
+# %% ../../nbs/runs/1_run.ipynb #6f57ca2a
 def described(
     run:Run, # any
 )->dict:     # of plain values
     "A run with everything that it leaves open filled in, and the runs that it is made from."
     said = {**asdict(run), 'settings': resolved(run), 'data': policy(run),
             'interpolation': interpolation(run)}
-    made = [r.key for r in (*members(run), origin(run)) if r is not None]
+    made = [described(r) for r in (*members(run), origin(run)) if r is not None]
     return short({k: v for k, v in said.items() if k != 'difficult'} | dict(made_from=made))
 
 def run_key(

@@ -6,6 +6,7 @@
 __all__ = ['registrations', 'worker', 'engine', 'side_by_side', 'waves', 'prepare', 'tell', 'free_memory', 'perform_all']
 
 # %% ../../nbs/runs/5_schedule.ipynb #2b65b50e
+import multiprocessing
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -31,6 +32,7 @@ def registrations(
     start = origin(run)
     return {r.method: METHODS[r.method] for r in (run, *members(run), *([start] if start else []))}
 
+# %% ../../nbs/runs/5_schedule.ipynb #0e7d6897
 def worker(
     run:Run,
     known:dict,            # as from `registrations`
@@ -43,7 +45,8 @@ def worker(
 )->list[tuple]:            # what it warned of: text, class
     "One run in a worker process, or in this one, which gets its threads back."
     for name, (cls, settings) in known.items(): register(name, cls, **settings)
-    KNOWN_CODE.update(code)   # a notebook's source is not here
+    other = multiprocessing.parent_process() is not None
+    if other: KNOWN_CODE.update(code)   # a notebook's source is not in a worker process
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     with warnings.catch_warnings(record=True) as said:   # a worker's standard error is nobody's
