@@ -2468,6 +2468,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'trmml.runs.run.defaults': ('runs/run.html#defaults', 'trmml/runs/run.py'),
                                 'trmml.runs.run.described': ('runs/run.html#described', 'trmml/runs/run.py'),
                                 'trmml.runs.run.interpolation': ('runs/run.html#interpolation', 'trmml/runs/run.py'),
+                                'trmml.runs.run.member': ('runs/run.html#member', 'trmml/runs/run.py'),
                                 'trmml.runs.run.members': ('runs/run.html#members', 'trmml/runs/run.py'),
                                 'trmml.runs.run.origin': ('runs/run.html#origin', 'trmml/runs/run.py'),
                                 'trmml.runs.run.policy': ('runs/run.html#policy', 'trmml/runs/run.py'),

@@ -167,6 +167,7 @@ def functions(
     found = [getattr(v, 'fget', None) or getattr(v, '__func__', v) for v in own]
     return [f for f in found if inspect.isfunction(f)]
 
+# %% ../../nbs/runs/2b_content.ipynb #7f8cd900
 def function_digest(
     function, # of a class that is not of this project
 )->str:       # hexadecimal

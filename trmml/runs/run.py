@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'INTERPOLATIONS', 'NUMBERS', 'DOODLES', 'HIDDEN', 'LOSSES', 'check_run', 'Run', 'published_settings',
-           'settings_of', 'defaults', 'resolved', 'policy', 'interpolation', 'stands_for', 'members', 'origin', 'short',
-           'described', 'run_key']
+           'settings_of', 'defaults', 'resolved', 'policy', 'interpolation', 'stands_for', 'member', 'members',
+           'origin', 'short', 'described', 'run_key']
 
 # %% ../../nbs/runs/1_run.ipynb #4bc77377
 import hashlib
@@ -145,14 +145,22 @@ def stands_for(
     if policy(same) != how: same = replace(same, difficult='', data=how)
     return same if cls.trainable else replace(same, seed=0, settings={})
 
+def member(
+    run:Run,       # of an ensemble
+    method:str,    # of the member
+    settings:dict, # of the member
+)->Run:
+    "An ensemble scores its members on one set of features, so a member is trained on the same."
+    own = replace(run, method=method, settings=settings)
+    same = interpolation(own) == interpolation(run)
+    return own if same else replace(own, interpolation=interpolation(run))
+
 def members(
     run:Run, # of an ensemble, or of any other method
 )->list[Run]: # empty for other methods
     "The runs of an ensemble's members, in their order; none for other methods."
     made_of = find(run.method)[0].made_of(**settings_of(run))
-    # an ensemble scores its members on one set of features, so they are trained on the same
-    how = dict(interpolation=interpolation(run)) if made_of else {}
-    return [stands_for(replace(run, method=m, settings=s, **how)) for m, s in made_of]
+    return [stands_for(member(run, m, s)) for m, s in made_of]
 
 # %% ../../nbs/runs/1_run.ipynb #17bb0dee
 def origin(
