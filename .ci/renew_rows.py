@@ -29,7 +29,7 @@ def merged(name:str, methods:list)->tuple[pd.DataFrame, pd.DataFrame]:
     missing = [m for m in methods if len(new[new.method == m]) < len(old[old.method == m])]
     if missing: raise ValueError(f'results/_partial has fewer runs of {", ".join(missing)} than the table: run them first')
     parts = [(new if m in methods else old).query('method == @m') for m in old.method.unique()]
-    return old, pd.concat(parts)
+    return old, pd.concat(parts).astype({'seed': int})
 
 
 def printed(table:str)->pd.DataFrame:

@@ -159,7 +159,7 @@ def one(
     options:dict,   # other limits than those of `LIMITS`
 )->object:          # what the value means
     "One parameter, checked; a type that is not in `TYPES` is left alone."
-    if name in PLACES: return PLACES[name](value, name)
+    if name in PLACES and kind == 'str': return PLACES[name](value, name)
     if kind not in TYPES: return value
     function, usual = TYPES[kind]
     return function(value, name, **{**usual, **LIMITS.get(name, {}), **options})
