@@ -173,8 +173,9 @@ def origin(
     # the same labels, and images resized in the same way, whatever the origin's own recipe says
     how = (dict(interpolation=interpolation(run)) if labels == ['same']
            else dict(known=1., protocol='partial'))
-    length = dict(run.settings).get('epochs')   # a run that is cut short has a short first stage
-    if length is not None:
+    asked, length = dict(run.settings).get('linear_init'), dict(run.settings).get('epochs')
+    own = isinstance(asked, (dict, tuple)) and 'epochs' in dict(asked)
+    if length is not None and not own:   # a run that is cut short has a short first stage
         settings = {**settings, 'epochs': min(length, settings.get('epochs', length))}
     return replace(run, method=name, settings=settings, **how)
 
