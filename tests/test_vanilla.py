@@ -432,6 +432,8 @@ def test_linear_init_is_two_trainings(name, tmp_path, monkeypatch):
     assert {k: dict(first.settings)[k] for k in ('lr', 'epochs', 'batch', 'optimizer', 'weight_decay', 'head_lr')} == dict(
         lr=LINEAR[name]['lr'], epochs=2, batch=12, optimizer='adam', weight_decay=0., head_lr=1.)
     plain = dict(given) | dict(linear_init=True)
+    assert dict(runs.origin(runs.Run(folder, name, 1., settings=plain)).settings)['epochs'] == 1         # cut short with its run
+    del plain['epochs']
     whole = dict(runs.origin(runs.Run(folder, name, 1., settings=plain)).settings); assert [whole[k] for k in ('lr', 'batch', 'epochs')] == [*LINEAR[name].values(), 25]
     assert runs.origin(runs.Run(folder, name, settings=dict(epochs=1))) is None and whole['linear_init'] is False
     photos = runs.Run('voc2012', name, protocol='largeloss', backbone='resnet50', settings=dict(linear_init=True)); head = runs.origin(photos)
