@@ -188,6 +188,32 @@ def test_optimiser_and_average(backbones, name):
     assert set(runs.recipe(name, 'coco2014')) - {'interpolation'} <= set(runs.resolved(runs.Run('coco2014', name, backbone='RN50')))
 
 
+@pytest.mark.parametrize('name, dataset', [('scpnet', 'coco2014'), ('scpnet', 'nuswide'), ('dualcoop', 'voc2007'), ('splc', 'coco2014'), ('role', 'cub200'),
+                                           ('largeloss', 'voc2012'), ('sst', 'voc2007'), ('taidpt', 'nuswide'), ('taidpt+dualcoop', 'voc2007')])
+@pytest.mark.filterwarnings('ignore')
+def test_a_run_makes_its_method_with_the_recipe(backbones, name, dataset):
+    "What a result calls its recipe is what the method was given, an ensemble's members too."
+    from types import SimpleNamespace
+    from trmml.runs.perform import make
+    small = dict(hidden=16) if name in ('scpnet', 'sst') else {}
+    run = runs.Run(dataset, name, .5, protocol='splc', backbone='RN50', settings=small)
+    x = SimpleNamespace(run=run, clip=backbones[name in IMAGENET_METHODS], split=lambda _: SimpleNamespace(prompts=['cat', 'dog', 'person']))
+    method = make(x)
+    for m, r in zip(method.members or [method], runs.members(run) or [run]):
+        said = runs.resolved(r)
+        assert m.recipe == {k: said[k] for k in m.recipe}, (name, r.method)
+        for k in ('hard', 'soft', 'unsupervised', 'k', 'theta_lr', 'delta', 'averaged', 'raw_pixels', 'pair_w', 'loss_w'):
+            if hasattr(m, k) and k in said: assert getattr(m, k) == said[k], (name, k)
+
+
+def test_lines_of_one_table_are_not_told_of_the_other():
+    names = {p: [l.name for l in runs.lines('dualcoop', 'coco2014', p)] for p in ('partial', 'splc')}
+    assert 'backbone, Table 1' in names['partial'] and 'backbone, Table 2' not in names['partial'] and 'backbone, Table 2' in names['splc']
+    table1 = runs.Run('coco2014', 'dualcoop', .5, backbone='RN101')
+    assert not any(d.startswith('unknown labels') for d in runs.differences(table1))
+    assert any(d.startswith('unknown labels') for d in runs.differences(runs.replace(table1, protocol='splc')))
+
+
 def test_no_early_stop_and_the_last_epoch(backbones, tmp_path):
     "As many epochs as the recipe says, and the weights of the last one, whatever validation says."
     torch.manual_seed(0)
