@@ -206,6 +206,21 @@ def test_a_run_makes_its_method_with_the_recipe(backbones, name, dataset):
             if hasattr(m, k) and k in said: assert getattr(m, k) == said[k], (name, k)
 
 
+def test_a_named_test_is_of_the_method():
+    "A line that is shown by a file names one that speaks of its method."
+    for m, tables in runs.read_recipes()['published'].items():
+        for lines in tables.values():
+            for line in lines.values():
+                if isinstance(line, dict) and line.get('shown'): assert f"'{m}'" in (ROOT/line['shown']).read_text(encoding='utf-8'), (m, line)
+
+
+@pytest.mark.parametrize('name', ['zeroshot', 'zeroshot-dense'])
+def test_template_of_zero_shot(backbones, name):
+    clip = backbones[False]
+    said = clip.text(['a photo of a cat.', 'a photo of a dog.']).float()
+    torch.testing.assert_close(create(name, clip, ['cat', 'dog']).encode_text().float(), said)
+
+
 def test_lines_of_one_table_are_not_told_of_the_other():
     names = {p: [l.name for l in runs.lines('dualcoop', 'coco2014', p)] for p in ('partial', 'splc')}
     assert 'backbone, Table 1' in names['partial'] and 'backbone, Table 2' not in names['partial'] and 'backbone, Table 2' in names['splc']
