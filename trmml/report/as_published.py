@@ -134,5 +134,5 @@ def listed(
     why:pd.DataFrame, # as from `reasons`
 )->str:               # Markdown
     "Reasons as a list, one line each."
-    return ''.join(f'- {w}: *{r.setting}* of {r.methods} ({r.rows} settings)\n'
+    return ''.join(f'- {w}: *{r.setting}* of {r.methods} ({r.rows} setting{"s"*(r.rows > 1)})\n'
                    for w, r in why.iterrows())
