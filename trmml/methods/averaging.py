@@ -50,6 +50,7 @@ def decayed_groups(
 # %% ../../nbs/methods/04b_averaging.ipynb #a8534e91
 class AveragedTraining(Method):
     "How a method with a `core` and its average `ema` is trained."
+    own_average = 'decay'
     def parameter_groups(self): return decayed_groups(self.core, self.recipe)
     def scoring_set(self, store): return self.readable(store)
     def training_set(self, store, labels):

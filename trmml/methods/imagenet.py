@@ -75,6 +75,7 @@ class ChangedImages(ImageStore):
 # %% ../../nbs/methods/09_imagenet.ipynb #9255159f
 class BackboneHooks(Method):
     "What the learner asks of a backbone with a head."
+    own_average = 'ema'
     def used(self): return used_parts(self)
     def see(self, x): return seen_features(self, x)
     def logits(self, x): return self.used()[0](self.see(x))

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/train/0_train.ipynb #e45dfd2d
 from ..features import Rows, Store, TensorStore
+from .averages import Average, averaged
 from .checkpoints import (describe_training, load_checkpoint, same_training,
                                      save_checkpoint)
 from .learner import (autocast, descend, epoch_rows, fit, optimizer, predict,

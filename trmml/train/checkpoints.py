@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..files import whole
-from .method import Method
+from .averages import Average
+from .method import OPTIONAL, Method
 
 # %% ../../nbs/train/4_checkpoints.ipynb #3f66dce7
 def labels_in_words(
@@ -32,7 +33,7 @@ def describe_training(
 )->dict:                  # plain values
     "What two trainings must share for one to go on from the other's checkpoint."
     # without what checkpoints did not say before it could be chosen
-    recipe = {k: v for k, v in method.recipe.items() if k != 'drop_last' or v}
+    recipe = {k: v for k, v in method.recipe.items() if v != OPTIONAL.get(k, ...)}
     said = dict(method=type(method).__name__, loss=method.loss_name, unknown=method.unknown,
                 precision=method.precision, **recipe, classes=list(map(str, method.classes)),
                 seed=seed, labels=labels_in_words(labels))
@@ -61,17 +62,21 @@ def save_checkpoint(
     opt:torch.optim.Optimizer, # from `trmml.train.optimizer`
     log:list,         # of dict, one per epoch
     about:dict=None,  # as from `describe_training`
+    average:Average|None=None, # of the weights, if one is kept
 )->None:
     "Write the state of a training, atomically."
     state = dict(method=method.state_dict(), opt=opt.state_dict(), log=log, about=about)
+    if average is not None: state['average'] = average.mean
     if opt.scaler is not None: state['scaler'] = opt.scaler.state_dict()
     with whole(path) as beside: torch.save(state, beside)
 
+# %% ../../nbs/train/4_checkpoints.ipynb #6d6620a4
 def load_checkpoint(
     path:str|Path|None, # of the file
     method:Method,      # takes the state over
     opt:torch.optim.Optimizer, # takes its state over
     about:dict=None,    # of the training that goes on; None: not compared
+    average:Average|None=None, # takes its state over
 )->list:                # log so far; empty if there is no checkpoint
     "Go back to a checkpoint, if there is one; one of another training is a `ValueError`."
     if path is None or not Path(path).exists(): return []
@@ -80,4 +85,5 @@ def load_checkpoint(
     method.load_state_dict(state['method'])
     opt.load_state_dict(state['opt'])
     if opt.scaler is not None: opt.scaler.load_state_dict(state['scaler'])
+    if average is not None: average.mean = state['average']
     return state['log']

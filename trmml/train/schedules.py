@@ -49,9 +49,10 @@ def learning_rate(
     steps:int,            # of the whole training
     epochs:int,           # of the whole training
     warmup_lr:float=1e-5, # of 'cosine', see `epoch_cosine`
+    rise:float=.3,        # of 'onecycle': share of the steps that go up
 )->float:
     "Learning rate of a step; `ValueError` for an unknown schedule."
     if schedule == 'constant': return lr
     if schedule == 'cosine': return epoch_cosine(lr, step*epochs//steps, epochs, warmup_lr)
-    if schedule == 'onecycle': return lr*one_cycle(step, steps)[0]
+    if schedule == 'onecycle': return lr*one_cycle(step, steps, rise)[0]
     raise ValueError(f"schedule {schedule!r}: use 'onecycle', 'cosine' or 'constant'")
