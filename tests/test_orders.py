@@ -23,8 +23,9 @@ from trmml.clip import tokenize
 from trmml.features import Store, ThreeViews
 from trmml.methods import create
 from trmml.methods.taidpt import CaptionStore
-from trmml.train import TensorStore, fit, optimizer
-from trmml.train.learner import batches_of, epoch_rows, train_step
+from trmml.metrics import mean_ap
+from trmml.train import TensorStore, fit, optimizer, predict
+from trmml.train.learner import batches_of, epoch_rows, set_rates, train_step
 
 NAMES = ['cat', 'dog', 'bus', 'potted plant']
 CPU = torch.device('cpu')
@@ -178,9 +179,51 @@ def test_dualcoop_of_taidpt(clip):
     beside(m, features(6, clip.d), known(6), restate, sgd, lambda k, p, now: dict(lr=cosine(.05, now), l2=5e-4), most=1)
 
 
-def test_baseline(clip):
+def test_dualcoop_reproduced(clip):
+    "A whole training by PyTorch's own OneCycle (which moves beta 1, too), AdamW and average of weights; the average is the result."
+    store, y = features(13, clip.d), known(13)
+    m, plain = (create('dualcoop-reproduced', clip, NAMES, n_ctx=3, epochs=4, batch=4, lr=.01, average=.8) for _ in range(2))
+    log = fit(m, store, y, valid=(store, y))
+    opt = torch.optim.AdamW(plain.parameters(), lr=.01, weight_decay=5e-4)
+    turn = torch.optim.lr_scheduler.OneCycleLR(opt, .01, total_steps=12, pct_start=.2)
+    mean = torch.optim.swa_utils.AveragedModel(plain.prompts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(.8))
+    two = {k: plain.get_parameter(k).detach().clone() for k in ('log_spatial', 'log_sharpness')}
+    mean.update_parameters(plain.prompts)                                       # the first call copies: the average begins at the start
+    plain.train()
+    for epoch in range(4):
+        for rows in epoch_rows(13, 4, 0, epoch)[:3]:                            # the last, incomplete batch is left out
+            opt.zero_grad(); loss = asl(pixel_votes(plain, store.batch(rows), plain.log_spatial.exp(), plain.log_sharpness.exp()), y[rows], 1e-8).sum()/4
+            loss.backward(); opt.step(); mean.update_parameters(plain.prompts)
+            for k, v in two.items(): v.mul_(.8).add_(plain.get_parameter(k).detach(), alpha=.2)
+            if turn.last_epoch < 11: turn.step()
+    assert_close(m.prompts.ctx, mean.module.ctx, rtol=1e-4, atol=1e-5)
+    for k, v in two.items(): assert_close(m.get_parameter(k), v, rtol=1e-4, atol=1e-6)
+    assert (m.prompts.ctx - plain.prompts.ctx).abs().max() > 1e-3 and len(log) == 4
+    assert log[-1]['valid_map_average'] == pytest.approx(mean_ap(predict(m, store), y)) and log[-1]['valid_map'] == pytest.approx(mean_ap(predict(plain, store), y), abs=1e-6)
+
+
+@pytest.mark.parametrize('name', ['scpnet-frozen', 'hspnet-frozen'])
+def test_an_average_of_its_own_is_not_averaged_again(clip, name):
+    with pytest.raises(TypeError, match="averages its weights itself: use 'decay' instead of 'average'"): create(name, clip, NAMES, average=.9)
+
+
+def test_momentum_that_moves(clip):
+    "SGD's momentum and Adam's beta 1 go against the rate, as in PyTorch; without the entry they stay."
+    for kind, key in ('sgd', 'momentum'), ('adamw', 'betas'):
+        for moves in True, False:
+            m = create('dualcoop-tai', clip, NAMES, n_ctx=2, epochs=4, batch=4, lr=.01, optimizer=kind, schedule='onecycle', rise=.4, cycle_momentum=moves)
+            opt, seen, theirs = optimizer(m), [], []
+            ref = optimizer(m); turn = torch.optim.lr_scheduler.OneCycleLR(ref, .01, total_steps=20, pct_start=.4, cycle_momentum=moves)
+            for i in range(20):
+                set_rates(opt, m.recipe, i, 20); seen.append((opt.param_groups[0]['lr'], opt.param_groups[0][key]))
+                theirs.append((ref.param_groups[0]['lr'], ref.param_groups[0][key]))
+                if i < 19: ref.step(); turn.step()
+            np.testing.assert_allclose([[a, *np.atleast_1d(b)] for a, b in seen], [[a, *np.atleast_1d(b)] for a, b in theirs], rtol=1e-9)
+
+
+def test_without_a_softmax(clip):
     def restate(m, f, y, now): return asl(pixel_votes(m, f, 0., m.log_sharpness.exp()), y, 1e-8).sum()/len(y)
-    m = create('dualcoop-baseline', clip, NAMES, n_ctx=3, epochs=3, batch=4, lr=.01); rates = one_cycle(.01, 9, .3)
+    m = create('dualcoop-mean', clip, NAMES, n_ctx=3, epochs=3, batch=4, lr=.01); rates = one_cycle(.01, 9, .3)
     beside(m, features(12, clip.d), known(12), restate, adam, lambda k, p, now: dict(lr=rates[now.step][0], decay=1e-2), most=1)
 
 

@@ -25,7 +25,7 @@ from trmml.labels import partial, single_positive
 from trmml.train import TensorStore, fit, optimizer, predict
 from trmml.train.method import Batch, count_parameters
 from trmml.methods import METHODS, OFFICIAL, TITLES, IMAGENET_METHODS, arguments, check_inputs, create, find
-from trmml.methods.dualcoop import DualCoOp, DualCoOpBaseline, DualCoOpTaI, position_shift
+from trmml.methods.dualcoop import DualCoOp, DualCoOpMean, DualCoOpTaI, position_shift
 from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept, usual_family
 from trmml.methods.averaging import cycle as one_cycle
 from trmml.methods.class_graph import adjacency, calibration
@@ -115,7 +115,7 @@ def test_sizes_of_prompts(rn101, rn50):
     assert learnable(DualCoOp(rn101, many(20))) == 327_680
     assert learnable(DualCoOp(rn101, many(80), class_specific=False)) == 16_384 == learnable(TaIDPT(rn50, many(80)))
     assert learnable(DualCoOpTaI(rn101, many(80))) == 1_310_720 + 2
-    assert learnable(DualCoOpBaseline(rn101, many(80))) == 1_310_720 + 1
+    assert learnable(DualCoOpMean(rn101, many(80))) == 1_310_720 + 1
 
 
 def test_sizes_of_scpnet(rn101, rn50):
@@ -147,7 +147,7 @@ def test_numbers_of_positions(rn101, rn50, clip):
 
 # ---- 4: equal prompts
 
-@pytest.mark.parametrize('kind', [DualCoOp, DualCoOpTaI, DualCoOpBaseline])
+@pytest.mark.parametrize('kind', [DualCoOp, DualCoOpTaI, DualCoOpMean])
 def test_equal_prompts_cannot_decide(kind, clip):
     method = kind(clip, NAMES)
     with torch.no_grad(): method.prompts.ctx[1] = method.prompts.ctx[0]
@@ -541,7 +541,7 @@ WRONG_SETTINGS = [   # of which methods, a value that is wrong, what will do
     ('trmml', dict(topk=2.5), 'from 1'), ('trmml', dict(warmup=25), 'from 0 to 1'), ('trmml', dict(n_ctx=0), 'from 1'), ('trmml', dict(tau_nce=0), 'above 0'),
     ('trmml', dict(kind='tanh'), "'sigmoid', 'softmax'"), ('trmml', dict(alpha='1'), 'from 0'), ('dualcoop', dict(n_ctx=True), 'from 1'), ('dualcoop', dict(loss_w=0.), 'above 0'),
     ('dualcoop', dict(class_specific='no'), 'True, False'), ('dualcoop', dict(spatial=-1.), 'from 0'), ('dualcoop-tai', dict(spatial=0.), 'above 0'),
-    ('dualcoop-baseline', dict(spatial=-1.), 'from 0'), ('dualcoop', dict(sharpness=float('inf')), 'above 0'), ('dualcoop', dict(shift=1.5), 'below 1')]
+    ('dualcoop-mean', dict(spatial=-1.), 'from 0'), ('dualcoop', dict(sharpness=float('inf')), 'above 0'), ('dualcoop', dict(shift=1.5), 'below 1')]
 
 
 @pytest.mark.parametrize('name, wrong, words', WRONG_SETTINGS, ids=[f'{n} {w}' for n, w, _ in WRONG_SETTINGS])
@@ -558,7 +558,7 @@ def test_settings_of_the_asymmetric_loss_are_checked_too(clip, asl, error, words
 
 def test_settings_on_the_edge_are_taken(clip):
     create('trmml', clip, NAMES, eta=0, warmup=0, topk=1, length=1, n_ctx=1, beta=0); create('trmml', clip, NAMES, warmup=1, eta=np.float64(.5), topk=np.int64(2))
-    create('dualcoop', clip, NAMES, spatial=0, shift=0); create('dualcoop-baseline', clip, NAMES)
+    create('dualcoop', clip, NAMES, spatial=0, shift=0); create('dualcoop-mean', clip, NAMES)
 
 
 def quick(name, clip, **more):
@@ -726,6 +726,7 @@ def test_defaults_are_the_official_ones():
     scale = lambda name, a: round(100*arguments(name)['default'][a], 1)
     assert (scale('dualcoop', 'spatial'), scale('dualcoop', 'sharpness')) == (20., 100.)
     assert (scale('dualcoop-tai', 'spatial'), scale('dualcoop-tai', 'sharpness')) == (20.1, 49.9)
+    assert (scale('dualcoop-reproduced', 'spatial'), scale('dualcoop-reproduced', 'sharpness')) == (20.1, 49.9)
     assert (scale('taidpt', 'scale'), scale('taidpt', 'kappa'), scale('taidpt', 'kappa_test')) == (4., 50., 40.)
     assert (scale('scpnet', 'sharpness'), scale('hspnet', 'sharpness')) == (10., 10.)
 

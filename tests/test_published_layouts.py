@@ -160,7 +160,7 @@ def test_the_reading_of_a_protocol_is_the_one_with_the_published_counts(lists, n
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = pytest.mark.skipif('TRMML_SLOW' not in os.environ, reason='half a minute each: set TRMML_SLOW')
-TABLE1 = ['curriculum', 'partial-bce', 'ssgrl', 'mlgcn', 'sst', 'sarb', 'zeroshot', 'zeroshot-dense', 'coop', 'dualcoop', 'dualcoop-tai', 'taidpt', 'taidpt+dualcoop', 'scpnet',
+TABLE1 = ['curriculum', 'partial-bce', 'ssgrl', 'mlgcn', 'sst', 'sarb', 'zeroshot', 'zeroshot-dense', 'coop', 'dualcoop', 'dualcoop-tai', 'dualcoop-reproduced', 'taidpt', 'taidpt+dualcoop', 'scpnet',
           'hspnet', 'taiadapter', 'taiadapter+dualcoop', 'taidpt+trmml', 'trmml']
 TABLE2 = ['lsan', 'role', 'largeloss', 'hill', 'splc', 'zeroshot', 'zeroshot-dense', 'coop', 'dualcoop', 'dualcoop-tai', 'taidpt+dualcoop', 'hspnet', 'scpnet', 'taidpt+trmml', 'trmml']
 CASES = [('table1', 'voc2007'), ('table1', 'coco2014'), ('table1', 'vg200'), ('table2', 'voc2012'), ('table2', 'coco2014'), ('table2', 'nuswide'), ('table2', 'cub200')]

@@ -16,8 +16,8 @@ from ..files import project_root
 from .parameters import results_folder
 
 # %% ../../nbs/report/10_everything.ipynb #87e0c278
-PEERS = ['zeroshot', 'zeroshot-dense', 'coop', 'dualcoop', 'dualcoop-tai', 'taidpt+dualcoop',
-         'scpnet-frozen', 'hspnet-frozen', 'taidpt+trmml']
+PEERS = ['zeroshot', 'zeroshot-dense', 'coop', 'dualcoop', 'dualcoop-tai', 'dualcoop-reproduced',
+         'taidpt+dualcoop', 'scpnet-frozen', 'hspnet-frozen', 'taidpt+trmml']
 PARTIAL = ['curriculum-frozen', 'partial-bce-frozen', 'ssgrl-frozen', 'mlgcn-frozen', 'sst-frozen',
            'sarb-frozen', 'taidpt', 'taiadapter', 'taiadapter+dualcoop']
 SINGLE = ['lsan-frozen', 'role-frozen', 'largeloss-frozen', 'hill-frozen', 'splc-frozen']

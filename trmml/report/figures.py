@@ -22,7 +22,7 @@ from ..methods import TITLES
 STYLE = {
     'trmml': dict(color='#D55E00', marker='o', ls='-'),
     'dualcoop': dict(color='#0072B2', marker='s', ls='--'),
-    'dualcoop-tai': dict(color='#56B4E9', marker='^', ls='-.'),
+    'dualcoop-reproduced': dict(color='#56B4E9', marker='^', ls='-.'),
     'scpnet': dict(color='#009E73', marker='D', ls=(0, (5, 1, 1, 1, 1, 1))),
     'zeroshot': dict(color='#000000', marker='', ls=(0, (6, 3))),
     'zeroshot-dense': dict(color='#777777', marker='', ls=(0, (3, 2))),
@@ -34,7 +34,8 @@ PEERS = {name: dict(color=color, marker=marker, ls=dashes) for name, color, mark
     ('taidpt', '#CC79A7', 'v', '--'), ('taidpt+dualcoop', '#882255', 's', '-.'),
     ('taidpt+trmml', '#332288', 'o', '--'), ('taiadapter', '#E69F00', '<', '-.'),
     ('taiadapter+dualcoop', '#999933', 's', (0, (5, 1, 1, 1))), ('coop', '#8C6D1F', 'X', '-.'),
-    ('hspnet', '#117733', 'P', '-.'), ('dualcoop-baseline', '#88CCEE', 'x', '-.'),
+    ('hspnet', '#117733', 'P', '-.'), ('dualcoop-mean', '#88CCEE', 'x', '-.'),
+    ('dualcoop-tai', '#0099AA', '^', '--'),
     ('trmml-moved', '#661100', 'p', '-'), ('curriculum', '#44AA99', '>', '--'),
     ('partial-bce', '#DDCC77', 'h', '-.'), ('ssgrl', '#CC6677', '*', '--'),
     ('mlgcn', '#AA4499', 'd', '-.'), ('sst', '#6699CC', '8', '--'),

@@ -21,7 +21,7 @@ from ..methods import TITLES
 from .statistics import SETUPS, means, paired
 
 # %% ../../nbs/report/2b_tables.ipynb #4130423c
-PRINTED = {'dualcoop': 'DualCoOp', 'dualcoop-tai': 'DualCoOp (reproduced)',
+PRINTED = {'dualcoop': 'DualCoOp', 'dualcoop-reproduced': 'DualCoOp (reproduced)',
            'taidpt+dualcoop': 'TaI-DPT+DualCoOp', 'scpnet': 'SCPNet', 'hspnet': 'HSPNet',
            'taiadapter+dualcoop': 'TaI-Adapter+DualCoOp', 'trmml': 'TRM-ML',
            'taidpt+trmml': 'TaI-DPT+TRM-ML'}

@@ -295,4 +295,5 @@ def fit(
     about = describe_training(method, given, seed)
     warn_untaught(labels, method.classes)
     truth = torch.as_tensor(truth) if truth is not None and labels is given else None
+    if truth is not None: method.see_truth(truth)
     return run_epochs(method, store, labels, about, truth=truth, **how)

@@ -212,6 +212,8 @@ class Hooks:
     def scoring_set(self, store):
         "What `predict` reads, asked once before scoring: this store or another of as many rows."
         return store
+    def see_truth(self, truth:Tensor)->None:
+        "Called before training with hidden labels (N, C), where there are; only a ceiling looks."
     def begin_epoch(self, epoch:int, epochs:int)->None:
         "Called before each epoch, counted from 0."
         self.epoch = epoch
