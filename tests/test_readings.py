@@ -15,6 +15,7 @@ from trmml.distillation import kd_loss
 from trmml.methods import create
 from trmml.model import FIRST, TRMML, text_directions
 from trmml.runs.run import defaults, described
+from trmml.photos.matcher import at_rest
 from trmml.prototypes import PriorThresholds, Thresholds, class_means, upper_quantile
 from trmml.train import TensorStore, fit
 
@@ -123,6 +124,13 @@ def test_no_reading_touches_the_prediction_but_those_of_the_score(clip, x):
         for score in 'region', 'query':
             moves = k == 'tau_start' or score == 'query' and k in ('residual', 'norm')
             assert torch.equal(scores(score), scores(score, **{k: v})) != moves, (k, score)
+
+
+def test_a_trained_method_at_rest_predicts_the_same_whatever_its_decoder(clip, x):
+    for how in {}, dict(norm='post'), dict(residual=True, dropout=.1, norm='post'):
+        model = make(clip, **how)
+        seen(model, x)
+        assert_close(at_rest(model).scores(x), model.eval().scores(x))
 
 
 # ---- how large the change is
