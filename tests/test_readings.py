@@ -212,6 +212,23 @@ def test_centred_similarity_forgets_what_all_classes_share(clip, x):
             assert_close(s[b, c], torch.dot(f, mean[c] - shared)/f.norm()/(mean[c] - shared).norm(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('residual', [False, True])
+@pytest.mark.parametrize('norm', ['pre', 'post'])
+def test_decoder_in_plain_steps(clip, x, norm, residual):
+    "Attention and MLP one after the other, with norms where the reading puts them."
+    model = make(clip, norm=norm, residual=residual)
+    with torch.no_grad():
+        for p in model.decoder.parameters(): p.add_(.1*torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    d, Q, f = model.decoder, model.queries, torch.randn(2, clip.d, 3, 3, generator=torch.Generator().manual_seed(2))
+    for b in range(2):
+        z = d.norm_f(f[b].flatten(1).T)
+        A = d.out((d.q(d.norm_q(Q)) @ d.k(z).T/clip.d**.5).softmax(-1) @ d.v(z))
+        if residual: A = A + Q
+        if norm == 'pre': want = A + d.mlp(d.norm_a(A))
+        else: want = d.norm_o(d.norm_a(A) + d.mlp(d.norm_a(A)))
+        assert_close(d(Q, f)[1][b], want, rtol=1e-3, atol=1e-4)
+
+
 # ---- thresholds by the known prior
 
 def test_quantile_of_each_column():
