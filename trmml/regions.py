@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_pairs', 'matching', 'dual_logits', 'attention_energies', 'region_maps', 'pool_regions', 'entropy',
-           'RegionDecoder']
+           'DecoderLayers', 'RegionDecoder']
 
 # %% ../nbs/paper/1_regions_eq1-4.ipynb #471ed160
 import math
@@ -101,20 +101,33 @@ def entropy(
     return torch.special.entr(P).sum(-1)/math.log(max(P.shape[-1], 2))
 
 # %% ../nbs/paper/1_regions_eq1-4.ipynb #9af26d45
-class RegionDecoder(nn.Module):
-    "Cross-attention with one head, category queries to dense features: energies and F_q (Eq. 3)."
+class DecoderLayers(nn.Module):
+    "Layers of the decoder, and what they make of an attended vector (Eq. 3)."
     def __init__(self,
-        d:int,           # width of CLIP's joint space
-        hidden:int=None, # width inside the MLP; None: 4*d
-        dropout:float=0. # inside the MLP
+        d:int,               # width of CLIP's joint space
+        hidden:int=None,     # width inside the MLP; None: 4*d
+        dropout:float=0.,    # inside the MLP
+        residual:bool=False, # True: Q is added to what was attended
+        norm:str='pre',      # of the MLP: before it, or 'post', behind the sums
     ):
         super().__init__()
-        hidden = 4*d if hidden is None else hidden
+        if norm not in ('pre', 'post'): raise ValueError(f"norm={norm!r}: use 'pre' or 'post'")
+        hidden, self.residual, self.norm = 4*d if hidden is None else hidden, residual, norm
         self.norm_q, self.norm_f, self.norm_a = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
         self.q, self.k, self.v, self.out = (nn.Linear(d, d) for _ in range(4))
         self.mlp = nn.Sequential(nn.Linear(d, hidden), nn.GELU(), nn.Dropout(dropout),
                                  nn.Linear(hidden, d))
+        if norm == 'post': self.norm_o = nn.LayerNorm(d)
 
+    def answer(self, A:Tensor)->Tensor:
+        "F_q of what was attended, (B, C, d) both."
+        if self.norm == 'pre': return A + through(self.mlp, self.norm_a(A))
+        x = self.norm_a(A)
+        return self.norm_o(x + through(self.mlp, x))
+
+# %% ../nbs/paper/1_regions_eq1-4.ipynb #fb0c059c
+class RegionDecoder(DecoderLayers):
+    "Cross-attention with one head, category queries to dense features: energies and F_q (Eq. 3)."
     def forward(self, Q:Tensor, f:Tensor)->tuple[Tensor, Tensor]:
         "(C, d), (B, d, h, w) -> raw energies (B, C, h, w), F_q (B, C, d)."
         z = layer_norm(rearrange(f, 'b d h w -> b (h w) d'), Q.shape[-1:])
@@ -123,5 +136,5 @@ class RegionDecoder(nn.Module):
         to_f, rest = q @ self.k.weight, q @ self.k.bias         # q.k = to_f.norm_f(f) + rest
         e = attention_energies(to_f*w, z) + (to_f @ b + rest)[:, None]/math.sqrt(q.shape[-1])
         A = linear(e.softmax(-1) @ z*w + b, self.out.weight @ self.v.weight, self.out(self.v.bias))
-        F_q = A + through(self.mlp, self.norm_a(A))             # (B, C, d)
+        F_q = self.answer(A + Q if self.residual else A)        # (B, C, d)
         return rearrange(e, 'b c (h w) -> b c h w', h=f.shape[-2]), F_q

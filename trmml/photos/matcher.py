@@ -30,7 +30,9 @@ class Matcher(TextRegionMatching):
     ):
         Method.__init__(self, clip, classes)
         self.region, self.kind, self.score = True, 'sigmoid', 'region'
-        self.decoder = RegionDecoder(clip.d)
+        # its other settings concern the query score, which is not asked for
+        norm = 'post' if 'decoder.norm_o.weight' in state else 'pre'
+        self.decoder = RegionDecoder(clip.d, norm=norm)
         for name in 'queries', 'log_scale':
             setattr(self, name, nn.Parameter(torch.empty_like(state[name])))
         for name in 'G', 'ctx': self.register_buffer(name, torch.empty_like(state[name]))

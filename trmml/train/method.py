@@ -104,11 +104,16 @@ RANGES = {
                          ('tau_nce', 'gain', 'sharpness', 'loss_w')),
     'a number from 0': (Real, lambda v: 0 <= v < math.inf,
                         ('alpha', 'beta', 'gamma', 'gamma_pos', 'gamma_neg', 'spatial')),
-    'a number from 0 that is below 1': (Real, lambda v: 0 <= v < 1, ('eta', 'shift', 'average')),
+    'a number from 0 that is below 1': (Real, lambda v: 0 <= v < 1,
+                                        ('eta', 'shift', 'dropout', 'average')),
     'a share from 0 to 1': (Real, lambda v: 0 <= v <= 1, ('warmup', 'rise')),
+    'a probability below 1, or None': (Real, lambda v: 0 <= v < 1, ('bank_above',)),
+    'a number above 0 that is at most 100, or None': (Real, lambda v: 0 < v <= 100,
+                                                      ('tau_start',)),
 }
-SWITCHES = ('region', 'kd', 'contrastive', 'class_specific', 'centre',
-            'cycle_momentum')   # True or False
+# True or False
+SWITCHES = ('region', 'kd', 'contrastive', 'class_specific', 'centre', 'centred_prototypes',
+            'projector', 'residual', 'cycle_momentum')
 
 def check_range(
     name:str, # of a setting, in RANGES
@@ -116,6 +121,7 @@ def check_range(
 )->None:
     "A `ValueError` for a number that a setting cannot be."
     words, (kind, fits, _) = next((w, r) for w, r in RANGES.items() if name in r[2])
+    if value is None and words.endswith('or None'): return
     if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):
         raise ValueError(f'{name}={value!r}: use {words}')
 
