@@ -407,9 +407,9 @@ WRONG = [
     (dict(norm='layer'), "norm='layer': use one of 'pre', 'post'"), (dict(dropout=1.), 'dropout=1.0: use a number from 0 that is below 1'),
     (dict(dropout=None), 'dropout=None: use a number from 0 that is below 1'), (dict(bank_above=1), 'bank_above=1: use a probability below 1, or None'),
     (dict(bank_above=-.1), 'bank_above=-0.1: use a probability below 1, or None'), (dict(bank_above='.8'), "bank_above='.8': use a probability below 1, or None"),
-    (dict(bank_above=True), 'bank_above=True: use a probability below 1, or None'), (dict(tau_start=0), 'tau_start=0: use a number above 0 that is at most 100, or None'),
-    (dict(tau_start=100.5), 'tau_start=100.5: use a number above 0 that is at most 100, or None'),
-    (dict(tau_start=float('nan')), 'tau_start=nan: use a number above 0 that is at most 100, or None'),
+    (dict(bank_above=True), 'bank_above=True: use a probability below 1, or None'), (dict(tau_start=0), 'tau_start=0: use a number in (0, 100], or None'),
+    (dict(tau_start=100.5), 'tau_start=100.5: use a number in (0, 100], or None'),
+    (dict(tau_start=float('nan')), 'tau_start=nan: use a number in (0, 100], or None'),
 ]
 
 

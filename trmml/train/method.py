@@ -108,8 +108,7 @@ RANGES = {
                                         ('eta', 'shift', 'dropout', 'average')),
     'a share from 0 to 1': (Real, lambda v: 0 <= v <= 1, ('warmup', 'rise')),
     'a probability below 1, or None': (Real, lambda v: 0 <= v < 1, ('bank_above',)),
-    'a number above 0 that is at most 100, or None': (Real, lambda v: 0 < v <= 100,
-                                                      ('tau_start',)),
+    'a number in (0, 100], or None': (Real, lambda v: 0 < v <= 100, ('tau_start',)),
 }
 # True or False
 SWITCHES = ('region', 'kd', 'contrastive', 'class_specific', 'centre', 'centred_prototypes',
