@@ -28,8 +28,13 @@ def merged(name:str, methods:list)->tuple[pd.DataFrame, pd.DataFrame]:
     old, new = (pd.read_csv(ROOT/'results'/folder/f'{name}-runs.csv') for folder in ('tables', '_partial/tables'))
     missing = [m for m in methods if len(new[new.method == m]) < len(old[old.method == m])]
     if missing: raise ValueError(f'results/_partial has fewer runs of {", ".join(missing)} than the table: run them first')
-    parts = [(new if m in methods else old).query('method == @m') for m in old.method.unique()]
+    parts = [(new if m in methods else old).query('method == @m') for m in rows_of(name) if m in {*old.method, *methods}]
     return old, pd.concat(parts).astype({'seed': int})
+
+
+def rows_of(name:str)->list:
+    "Rows in the order that the notebook has them today; a row that the table did not have yet is in its place."
+    return list(pd.read_csv(ROOT/'results'/'_partial'/'tables'/f'{name}.csv').method)
 
 
 def printed(table:str)->pd.DataFrame:
@@ -52,7 +57,9 @@ def said(table:str, df:pd.DataFrame, rows:list)->str:
 def renew(table:str, why:dict)->None:
     name = f'{table}-doodles'
     old, df = merged(name, list(why))
-    path, rows, columns = ROOT/'results'/'tables'/name, list(pd.read_csv(ROOT/'results'/'tables'/f'{name}.csv').method), list(old.known.unique())
+    path, columns = ROOT/'results'/'tables'/name, list(old.known.unique())
+    there = {*pd.read_csv(ROOT/'results'/'tables'/f'{name}.csv').method, *why}
+    rows = [m for m in rows_of(name) if m in there]
     before, t = (report.means(d, rows, columns) for d in (old, df))
     shown = report.beside(t, printed(table), report.PRINTED, f'paper, {SAID[table][0]}', report.unsure(df, ABOUT))
     report.write(shown, t, path, report.caption(t, ABOUT) + ' Printed averages are over the columns shown.', df,
