@@ -34,6 +34,15 @@ def test_only_ratios_with_the_same_answer_are_averaged():
     assert parts[1].startswith('not told apart at 20 %: ') and parts[2].startswith('below at 30 to 40 %: -') and '8 seeds' in parts[2]
 
 
+def test_what_is_not_told_apart_is_not_averaged():
+    "Three intervals that hold zero can have a mean whose interval does not."
+    d = {10.: (.1, -.9, -.6), 20.: (-.9, -.6, .1), 30.: (-.6, .1, -.9)}
+    df = pd.DataFrame([dict(method=m, known=k, seed=s, mAP=60 + (m == 'a')*x) for k, xs in d.items() for s, x in enumerate(xs) for m in 'ab'])
+    assert effects.effect(df, 'a', 'b')['high'] < 0
+    said = effects.in_words(df, 'a', 'b')
+    assert said.startswith('a over b: not told apart at 10 to 30 %: -0.5 (') and said.count('-0.5 (') == 3
+
+
 def test_seeds_that_differ_between_ratios():
     df = pd.concat([runs_of({5.: 4.}, 8), runs_of({50.: 4.}, 3)])
     at = effects.effects(df, 'a', 'b')

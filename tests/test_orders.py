@@ -207,6 +207,10 @@ def test_an_average_of_its_own_is_not_averaged_again(clip, name):
     with pytest.raises(TypeError, match="averages its weights itself: use 'decay' instead of 'average'"): create(name, clip, NAMES, average=.9)
 
 
+def test_methods_with_an_imagenet_backbone_have_ema(tower):
+    with pytest.raises(TypeError, match="averages its weights itself: use 'ema' instead of 'average'"): create('splc-frozen', tower, NAMES, average=.9)
+
+
 def test_momentum_that_moves(clip):
     "SGD's momentum and Adam's beta 1 go against the rate, as in PyTorch; without the entry they stay."
     for kind, key in ('sgd', 'momentum'), ('adamw', 'betas'):

@@ -262,15 +262,50 @@ def test_unknown_entries_move_thresholds_of_the_prior_and_not_those_of_means():
     assert class_means(s, y)[0] == s[0]
 
 
-def test_a_shift_of_all_similarities_leaves_the_share_of_pseudo_positives(clip):
-    "What the rule is for: means of few known labels may call any number positive, a quantile cannot."
+def test_a_shift_of_all_similarities_leaves_the_share_of_pseudo_positives():
+    "What the rule is for: when all similarities move, a quantile moves with them; means of few known labels need not be near it."
     g = torch.Generator().manual_seed(0)
     y = torch.where(torch.rand(400, 1, generator=g) < .2, 1, -1)
     known = y.where(torch.rand(400, 1, generator=g) < .3, 0)
     s = torch.rand(400, 1, generator=g) + (y == 1)*.2
-    th = PriorThresholds(1)
-    th.update(s, known)
-    assert abs(((s >= th.theta_pos).float().mean() - th.prior).item()) < .01
+    shares = {}
+    for kind in PriorThresholds, Thresholds:
+        th = kind(1)
+        for shift in 0., .3:
+            for _ in range(60): th.update(s + shift, known, .5)              # long enough to follow
+            shares[kind, shift] = (s + shift >= th.theta_pos).float().mean().item()
+    assert shares[PriorThresholds, 0.] == pytest.approx(shares[PriorThresholds, .3], abs=.01)
+    assert shares[PriorThresholds, .3] == pytest.approx((known == 1).sum().item()/(known != 0).sum().item(), abs=.02)
+    assert shares[Thresholds, .3] > shares[PriorThresholds, .3] + .1         # the mean of the positives lies far below that quantile
+
+
+def test_what_dropout_draws_belongs_to_the_seed(tmp_path):
+    "Neither what was drawn before nor a kill in the middle changes a training with dropout."
+    import trmml.clip
+    from trmml.train import TensorStore, fit
+    own = trmml.clip.load('doodle-clip', None, 128)
+    g = torch.Generator().manual_seed(0)
+    store = TensorStore(torch.randn(12, own.d, 2, 2, generator=g), torch.randn(12, own.d, generator=g))
+    y = torch.randint(-1, 2, (12, 3), generator=g).to(torch.int8)
+    def train(noise, epochs=4, **how):
+        torch.manual_seed(noise)
+        m = TRMML(own, ['cat', 'dog', 'bus'], n_ctx=2, epochs=4, batch=4, dropout=.5)
+        class Killed(Exception): pass
+        class Fragile(TensorStore):
+            def batch(self, rows, device=None, dtype=None):
+                self.n = getattr(self, 'n', 0) + 1
+                if self.n > 3*epochs: raise Killed
+                return super().batch(rows, device, dtype)
+        try: fit(m, Fragile(store.dense, store.pooled), y, every=1, **how)
+        except Killed: pass
+        return m
+    whole, other = train(1), train(2)
+    train(3, 2, checkpoint=tmp_path/'a.ckpt')
+    rest = train(4, checkpoint=tmp_path/'a.ckpt')
+    plain = TRMML(own, ['cat', 'dog', 'bus'], n_ctx=2, epochs=4, batch=4)
+    fit(plain, store, y)
+    for a, b, c in zip(whole.parameters(), other.parameters(), rest.parameters()): assert torch.equal(a, b) and torch.equal(a, c)
+    assert not torch.equal(plain.decoder.mlp[0].weight, whole.decoder.mlp[0].weight)
 
 
 # ---- a first stage of its own

@@ -1774,6 +1774,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'trmml.model.add_learned': ('paper/model.html#add_learned', 'trmml/model.py'),
                              'trmml.model.add_remembered': ('paper/model.html#add_remembered', 'trmml/model.py'),
                              'trmml.model.centre_keys': ('paper/model.html#centre_keys', 'trmml/model.py'),
+                             'trmml.model.drawn': ('paper/model.html#drawn', 'trmml/model.py'),
                              'trmml.model.first_queries': ('paper/model.html#first_queries', 'trmml/model.py'),
                              'trmml.model.judge': ('paper/model.html#judge', 'trmml/model.py'),
                              'trmml.model.remembered': ('paper/model.html#remembered', 'trmml/model.py'),

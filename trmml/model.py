@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['WORDS', 'BARE', 'FIRST', 'SECOND', 'start_aligned', 'centre_keys', 'first_queries', 'judge', 'text_directions',
            'remembered', 'Prompted', 'add_learned', 'Learned', 'add_remembered', 'Parts', 'unit_positions', 'Forward',
-           'Scores', 'sure_positives', 'Judging', 'Stages', 'Resuming', 'TwoTrainings', 'Contrast', 'Losses', 'TRMML',
-           'Moved']
+           'Scores', 'sure_positives', 'Judging', 'Stages', 'Resuming', 'TwoTrainings', 'Contrast', 'drawn', 'Losses',
+           'TRMML', 'Moved']
 
 # %% ../nbs/paper/6_model.ipynb #cadd622f
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -164,7 +166,7 @@ class Learned(Prompted):
         decoder = dict(residual=residual, dropout=dropout, norm=norm)
         check_options(WORDS, region=region, contrastive=contrastive, start=start, gain=gain,
                       projector=projector, **decoder)
-        self.region, self.contrastive = region, contrastive
+        self.region, self.contrastive, self.dropout, self.seed = region, contrastive, dropout, seed
         add_learned(self, start, gain, projector, seed, **decoder)
 
 # %% ../nbs/paper/6_model.ipynb #736eb3ad
@@ -375,6 +377,21 @@ class Contrast(TwoTrainings):
                         self.tau_nce, project, at, self.contrast_reduction)
 
 # %% ../nbs/paper/6_model.ipynb #cbb2010a
+@contextmanager
+def drawn(
+    model:Method, # whose seed and dropout decide
+    step:int,     # of the training, counted from 0
+)->Iterator[None]:
+    "What dropout draws depends on seed and step alone: a training that goes on draws the same."
+    if not (model.training and model.dropout):
+        yield
+        return
+    on_card = [model.clip.device] if model.clip.device.type == 'cuda' else []
+    with torch.random.fork_rng(devices=on_card):
+        torch.manual_seed(1_000_003*model.seed + step)
+        yield
+
+# %% ../nbs/paper/6_model.ipynb #716e78f7
 class Losses(Contrast):
     "The four losses, and their sum (Eq. 6, 13-15)."
     def loss(self, x:Tensor|Features, labels:Tensor, batch:Batch=None)->dict[str, Tensor]:
@@ -383,7 +400,9 @@ class Losses(Contrast):
         if not remembered(self, 'centred'):
             centre_keys(self.decoder, unit_positions(x.dense))
             self.centred.fill_(True)
-        out, at = self.forward(x), positives(labels, None if batch is None else batch.positives)
+        batch = Batch() if batch is None else batch
+        with drawn(self, batch.step): out = self.forward(x)
+        at = positives(labels, batch.positives)
         nce = self.contrast(out, labels, at) if self.contrastive else None
         self.pseudo = self.estimate(out, labels, at)
         y = fill_unknown(labels, self.pseudo)

@@ -30,10 +30,10 @@ def table(
 def difference(
     name:str,    # of a file of single runs: results/tables/NAME-runs.csv
     folder:str|Path=None,
-)->str:          # '+2.7 mAP points over DualCoOp (95 % CI +0.8 to +4.6; n = 3 seeds)'
+)->str:          # '+2.7 over DualCoOp (95 % CI +0.8 to +4.6; n = 3 seeds)'
     "The mean paired difference of TRM-ML and DualCoOp in words."
     d = paired(table(f'{name}-runs', folder).reset_index(), 'trmml', 'dualcoop')
-    return (f"{d['mean']:+.1f} mAP points over DualCoOp (95 % CI {d['low']:+.1f} to "
+    return (f"{d['mean']:+.1f} over DualCoOp (95 % CI {d['low']:+.1f} to "
             f"{d['high']:+.1f}; "
             f"n = {d['seeds']} seeds)")
 
@@ -49,8 +49,9 @@ def steps(
 def table1(folder=None)->str:
     "Table 1 in one sentence."
     t = table('table1-doodles', folder).avg_mean
-    return (f"TRM-ML {t['trmml']:.1f}, DualCoOp {t['dualcoop']:.1f} (in TaI-DPT's settings "
-            f"{t['dualcoop-tai']:.1f}), zero-shot CLIP {t['zeroshot-dense']:.1f} mAP; "
+    return (f"TRM-ML {t['trmml']:.1f}, DualCoOp {t['dualcoop']:.1f} (TaI-DPT's "
+            f"{t['dualcoop-tai']:.1f}, reproduced {t['dualcoop-reproduced']:.1f}), zero-shot CLIP "
+            f"{t['zeroshot-dense']:.1f} mAP; "
             f"{difference('table1-doodles', folder)}")
 
 def table2(folder=None)->str:
@@ -65,7 +66,8 @@ def table3(folder=None)->str:
     t = table('table3-doodles', folder)
     rows = ['baseline', '+ CARL', '+ KD', '+ MMCP', '+ MMCL: everything']
     words = ('regions', 'distillation', 'prototypes', 'contrast')
-    return f"{steps(t, dict(zip(words, zip(rows[1:], rows))))} mAP points, added in this order"
+    said = steps(t, dict(zip(words, zip(rows[1:], rows))))
+    return f"{said} points, in this order, over prompts with CLIP's own maps"
 
 def table4(folder=None)->str:
     "Table 4 in one sentence."
@@ -84,7 +86,7 @@ def table5(folder=None)->str:
 def table6(folder=None)->str:
     "Table 6 in one sentence."
     words = ('text', 'visual', 'text and visual')
-    return (f"{steps(table('table6-doodles', folder), {w: (w, 'neither') for w in words})} mAP "
+    return (f"{steps(table('table6-doodles', folder), {w: (w, 'neither') for w in words})} "
             f"points over neither")
 
 # %% ../../nbs/report/11_results.ipynb #fbc148ad

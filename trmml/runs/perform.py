@@ -103,7 +103,8 @@ def describe(
 )->dict:
     "What a result file holds."
     metrics, others = measured
-    best = max((row['valid_map'] for row in log), default=None) if x.run.held_out else None
+    every = [row[k] for row in log for k in ('valid_map', 'valid_map_average') if k in row]
+    best = max(every, default=None) if x.run.held_out else None
     images = dict(train_images=len(x.split('train')), test_images=len(x.test.labels))
     how = dict(recipe=resolved(x.run), described=described(x.run), policy=read_how(x))
     return plain(dict(run=asdict(x.run), key=x.run.key, **how, **read, **images,

@@ -48,7 +48,7 @@ def as_line(
     return Line(name=name, settings=settings, policy=said.get('policy'), **text)
 
 # %% ../../nbs/runs/0b_recipes.ipynb #bbe5443e
-VARIANTS = ('-frozen', '-moved')   # behind the name of the method whose recipe it is
+VARIANTS = ('-frozen', '-moved', '-ceiling')   # behind the name whose recipe it is
 
 def published_of(
     method:str, # as in METHODS
@@ -88,8 +88,12 @@ def entry(
     dataset:str='doodles', # as in the file
 )->dict:                   # source, backbone, base, settings, times, trials; empty if there is none
     "What was chosen for a method on the doodles, as it is in the file."
-    return read_recipes().get(method, {}).get(dataset, {})
+    tables = read_recipes()
+    # TRM-ML with moved regions and its ceiling are trained as TRM-ML is
+    whose = method if method in tables else method.removesuffix('-moved').removesuffix('-ceiling')
+    return tables.get(whose, {}).get(dataset, {})
 
+# %% ../../nbs/runs/0b_recipes.ipynb #d3f0423d
 def resolve(
     table:dict, # as from `entry`
     own:dict,   # settings in the place of the table's

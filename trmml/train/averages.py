@@ -31,11 +31,13 @@ class Average:
 
     @torch.no_grad()
     def put(self, method:Method)->None:
-        "Give a method the averaged weights in the place of its own."
+        "Give a method the averaged weights in the place of its own, and set it to evaluation."
         for k, p in learned(method).items(): p.copy_(self.mean[k])
         method.eval()   # forgets the text that it remembers
 
-def learned(method:Method)->dict[str, Tensor]:
+def learned(
+    method:Method, # any
+)->dict[str, Tensor]:
     "Parameters that are trained, by name."
     return {k: p for k, p in method.named_parameters() if p.requires_grad}
 
@@ -45,7 +47,7 @@ def averaged(
     method:Method,        # whose weights change for the moment
     average:Average|None, # None: nothing happens
 )->Iterator[Method]:
-    "A method with averaged weights; afterwards it has its own again."
+    "A method with averaged weights; afterwards it has its own again, in evaluation mode."
     if average is None:
         yield method
         return

@@ -284,7 +284,7 @@ def fit(
     every:int=5,         # epochs between checkpoints
     progress:bool=False, # show a bar
 )->list:                 # of dict, one per epoch
-    "Train a method in place; the last epoch is the result."
+    "Train a method in place; the last epoch is the result, or the average of the weights then."
     if not method.trainable: return []
     if len(labels) != len(store):
         raise ValueError(f'{len(labels)} rows of labels for {len(store)} images: they must match')
