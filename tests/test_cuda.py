@@ -119,6 +119,7 @@ def test_coarse_training(there, name, precision):
 def test_no_step_waits_for_the_device(there, name):
     "CUDA's own guard: it raises where the processor would have to wait."
     m = made(name, there); store, labels = m.training_set(*world(there)); opt = optimizer(m)
+    m.see_truth(labels)
     for epoch in 0, 1: train_epoch(m, opt, store, labels, epoch, 3)
     m.begin_epoch(2, 3); x, known = store.batch(torch.arange(16), DEVICE), labels[:16].to(DEVICE)
     batch = Batch(torch.arange(16), int((labels[:16] == 1).sum()), 9, 9)

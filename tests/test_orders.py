@@ -679,7 +679,7 @@ def test_terms_are_means_over_the_rows_that_came(tower):
 def test_every_recipe_says_whether_the_last_batch_is_kept(clip):
     from trmml.methods import METHODS, find
     from trmml.train import Method
-    assert all(find(m)[0].recipe['drop_last'] is False for m in METHODS)
+    assert {m for m in METHODS if find(m)[0].recipe['drop_last'] is not False} == {'dualcoop-reproduced'}   # its author's code drops it
     class Own(Method):
         recipe = dict(optimizer='sgd', lr=1., weight_decay=0., schedule='constant', epochs=1, batch=2)
         encode_text = loss = scores = None
