@@ -22,9 +22,9 @@ from trmml.train import TensorStore, fit
 NAMES, N = ['cat', 'dining table', 'tv monitor', 'dog'], 12
 LABELS = torch.tensor([[1, -1, 0, -1], [-1, 1, 1, 0], [0, -1, 1, -1], [1, 0, -1, 1], [-1, 1, 0, -1], [1, -1, -1, 0]]*2, dtype=torch.int8)
 OTHERS = dict(first_stage='own', resume='text', centred_prototypes=True, threshold_from='prior', bank_above=.8, teacher='query', tau_start=49.9,
-              contrast_reduction='sum', projector=False, residual=True, dropout=.1, norm='post')
+              contrast_reduction='sum', projector=False, residual=True, dropout=.1, norm='post', pseudo_kinds='positives')
 DEFAULTS = dict(first_stage='part', resume='all', centred_prototypes=False, threshold_from='means', bank_above=None, teacher='region',
-                tau_start=None, contrast_reduction='mean', projector=True, residual=False, dropout=0., norm='pre')
+                tau_start=None, contrast_reduction='mean', projector=True, residual=False, dropout=0., norm='pre', pseudo_kinds='both')
 
 
 @pytest.fixture(scope='module')
@@ -91,6 +91,7 @@ EFFECTS = [
     (dict(residual=True), QUERY),
     (dict(norm='post'), {'decoder', *QUERY}),
     (dict(dropout=.5), QUERY),
+    (dict(pseudo_kinds='positives'), set()),
 ]
 named = pytest.mark.parametrize('how, effect', EFFECTS, ids=[' '.join(f'{k}={v}' for k, v in h.items()) for h, _ in EFFECTS])
 
@@ -114,6 +115,15 @@ def test_what_judges_otherwise_gives_other_pseudo_labels(clip, x, how):
     base = {k: v for k, v in how.items() if k == 'prototypes'}
     a, b = (seen(make(clip, **h), x, stage=2) for h in (base, how))
     assert {'pseudo', 'cls_q', 'cls_r'} <= changed(a, b) and not {'logits_r', 'logits_q', 'T', 'kd'} & changed(a, b)
+
+
+@pytest.mark.parametrize('kinds, sign', [('positives', 1), ('negatives', -1)])
+def test_pseudo_labels_of_one_kind_alone(clip, x, kinds, sign):
+    "Those of the other kind stay unknown, also for both classification losses; nothing is judged otherwise."
+    a, b = (seen(make(clip, pseudo_kinds=k, prototypes='text'), x, stage=2) for k in ('both', kinds))
+    assert all(((a['pseudo'] == v) & (LABELS == 0)).any() for v in (1, -1))
+    assert torch.equal(b['pseudo'], a['pseudo'].where(a['pseudo'] == sign, 0))
+    assert changed(a, b) == {'pseudo', 'cls_q', 'cls_r', 'total'}
 
 
 def test_no_reading_touches_the_prediction_but_those_of_the_score(clip, x):
@@ -401,7 +411,7 @@ def test_the_first_training_is_a_run_of_its_own(world):
 
 @pytest.mark.parametrize('how, shared', [
     (dict(prototypes='text'), True), (dict(contrastive=False), True), (dict(gamma=1.), True), (dict(tau_nce=.2), True), (dict(projector=False), True),
-    (dict(contrast_reduction='sum'), True), (dict(score='query'), True), (dict(resume='text'), True), (dict(warmup=.5), True),
+    (dict(contrast_reduction='sum'), True), (dict(score='query'), True), (dict(resume='text'), True), (dict(warmup=.5), True), (dict(pseudo_kinds='negatives'), True),
     (dict(text_prototypes='pair'), False), (dict(eta=.8), False), (dict(bank_above=.8), False), (dict(centred_prototypes=True), False),
     (dict(threshold_from='prior'), False), (dict(teacher='query'), False), (dict(tau_start=49.9), False), (dict(norm='post'), False),
     (dict(residual=True), False), (dict(dropout=.1), False), (dict(lr=1e-3), False), (dict(epochs=3), False)], ids=lambda v: str(v))
@@ -439,6 +449,7 @@ WRONG = [
     (dict(centred_prototypes=1), 'centred_prototypes=1: use one of True, False'), (dict(threshold_from='labels'), "threshold_from='labels': use one of 'means', 'prior'"),
     (dict(contrast_reduction='batch'), "contrast_reduction='batch': use one of 'mean', 'sum'"), (dict(projector='no'), "projector='no': use one of True, False"),
     (dict(teacher='mean'), "teacher='mean': use one of 'region', 'query', 'both'"), (dict(residual=0), 'residual=0: use one of True, False'),
+    (dict(pseudo_kinds='none'), "pseudo_kinds='none': use one of 'both', 'positives', 'negatives'"),
     (dict(norm='layer'), "norm='layer': use one of 'pre', 'post'"), (dict(dropout=1.), 'dropout=1.0: use a number from 0 that is below 1'),
     (dict(dropout=None), 'dropout=None: use a number from 0 that is below 1'), (dict(bank_above=1), 'bank_above=1: use a probability below 1, or None'),
     (dict(bank_above=-.1), 'bank_above=-0.1: use a probability below 1, or None'), (dict(bank_above='.8'), "bank_above='.8': use a probability below 1, or None"),

@@ -501,7 +501,7 @@ def test_every_option_has_a_case():
     from inspect import signature
     said = {k for cls in TRMML.__mro__ if issubclass(cls, nn.Module) and cls.__module__.startswith('trmml') for k, p in signature(cls.__init__).parameters.items() if p.kind is not p.VAR_KEYWORD}
     readings = {'first_stage', 'resume', 'centred_prototypes', 'threshold_from', 'bank_above', 'contrast_reduction', 'projector', 'teacher', 'tau_start',
-                'residual', 'dropout', 'norm'}                                   # each has its cases in tests/test_readings.py
+                'residual', 'dropout', 'norm', 'pseudo_kinds'}                                   # each has its cases in tests/test_readings.py
     assert said > readings
     assert said - {'self', 'clip', 'classes', 'precision'} - readings == {k for k, *_ in OPTIONS} == set(PAPER) - {'lr', 'weight_decay', 'epochs', 'batch'}
 

@@ -24,7 +24,7 @@ from .contrastive import Projector, nce_loss
 from .distillation import distil, match_both
 from .losses import total_loss
 from .prototypes import (MemoryBank, PriorThresholds, Thresholds, agree, fill_unknown,
-                              positives, pseudo_labels, topk_pixels)
+                              of_kind, positives, pseudo_labels, topk_pixels)
 from .regions import RegionDecoder, matching, pool_regions, region_maps
 from .train import Batch, Method, as_features, assumed, check_options, classification
 
@@ -100,6 +100,7 @@ def remembered(
 # %% ../nbs/paper/6_model.ipynb #944301b5
 WORDS = dict(kind=('sigmoid', 'softmax'), start=('aligned', 'random'), norm=('pre', 'post'),
              score=('region', 'query', 'mean'), prototypes=('both', 'text', 'visual', 'none'),
+             pseudo_kinds=('both', 'positives', 'negatives'),
              text_prototypes=('pair', 'positive'), threshold_from=('means', 'prior'),
              first_stage=('part', 'own'), resume=('all', 'text'),
              contrast_reduction=('mean', 'sum'),
@@ -264,6 +265,7 @@ class Judging(Scores):
         clip:CLIP,                        # frozen encoder
         classes:list,                     # prompt-ready class names
         prototypes:str='both',            # which decide: 'text', 'visual', 'both', 'none'
+        pseudo_kinds:str='both',          # pseudo-labels kept: 'positives', 'negatives', 'both'
         text_prototypes:str='positive',   # or 'pair', see `text_directions`
         topk:int=4,                       # positions an image banks for a positive (Eq. 7)
         eta:float=.9,                     # weight of the past in the thresholds (Eq. 11)
@@ -273,10 +275,11 @@ class Judging(Scores):
         **settings:object,                # of Parts
     ):
         super().__init__(clip, classes, **settings)
-        check_options(WORDS, prototypes=prototypes, text_prototypes=text_prototypes, topk=topk,
-                      eta=eta, warmup=warmup, bank_above=bank_above,
-                      centred_prototypes=centred_prototypes)
-        self.prototypes, self.text_prototypes = prototypes, text_prototypes
+        check_options(WORDS, prototypes=prototypes, pseudo_kinds=pseudo_kinds,
+                      text_prototypes=text_prototypes, topk=topk, eta=eta, warmup=warmup,
+                      bank_above=bank_above, centred_prototypes=centred_prototypes)
+        self.prototypes, self.pseudo_kinds = prototypes, pseudo_kinds
+        self.text_prototypes = text_prototypes
         self.topk, self.eta, self.warmup = topk, eta, warmup
         self.bank_above, self.centred_prototypes = bank_above, centred_prototypes
 
@@ -307,12 +310,13 @@ class Stages(Judging):
         sure, at = sure_positives(labels, out['logits_r'].sigmoid(), self.bank_above, at)
         self.bank.push(topk_pixels(out['energies'], out['f'], self.topk, at), sure, at)
         if not self.in_second_stage or self.prototypes == 'none': return torch.zeros_like(labels)
-        return dict(both=agree(visual, text), visual=visual, text=text)[self.prototypes]
+        said = dict(both=agree(visual, text), visual=visual, text=text)[self.prototypes]
+        return of_kind(said, self.pseudo_kinds)
 
 # %% ../nbs/paper/6_model.ipynb #24bc6693
 BARE = dict(prototypes='none', contrastive=False)   # without prototypes and contrast
 FIRST = dict(BARE, warmup=1.)                       # a first stage of its own
-SECOND = ('resume', 'gamma', 'tau_nce', 'contrast_reduction', 'projector', 'score')
+SECOND = ('resume', 'gamma', 'tau_nce', 'contrast_reduction', 'projector', 'pseudo_kinds', 'score')
 
 class Resuming(Stages):
     "A first stage that is a training of its own (section 3.4)."

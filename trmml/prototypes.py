@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['positives', 'topk_pixels', 'queue_slots', 'mean_cosine', 'centred_cosine', 'Queues', 'MemoryBank', 'class_means',
-           'Thresholds', 'upper_quantile', 'PriorThresholds', 'pseudo_labels', 'agree', 'fill_unknown']
+           'Thresholds', 'upper_quantile', 'PriorThresholds', 'pseudo_labels', 'agree', 'of_kind', 'fill_unknown']
 
 # %% ../nbs/paper/3_prototypes_eq7-12.ipynb #82e8bc1c
 import torch
@@ -220,6 +220,15 @@ def agree(
 )->Tensor:    # (B, C) in {1, 0, -1}
     "What both say; 0 where they differ (Eq. 12)."
     return a.where(a == b, 0)
+
+# %% ../nbs/paper/3_prototypes_eq7-12.ipynb #4ee5004a
+def of_kind(
+    pseudo:Tensor, # (B, C) in {1, 0, -1}
+    kinds:str,     # 'both', 'positives' or 'negatives'
+)->Tensor:         # (B, C); 0 where it is of the other kind
+    "Pseudo-labels that say present, that say absent, or all of them."
+    if kinds == 'both': return pseudo
+    return pseudo.clamp(min=0) if kinds == 'positives' else pseudo.clamp(max=0)
 
 # %% ../nbs/paper/3_prototypes_eq7-12.ipynb #6afe046f
 def fill_unknown(

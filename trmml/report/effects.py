@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRINTED_SETS', 'RATIOS', 'BASE', 'CORE', 'ALL', 'DIFFERENCES', 'LOOKS', 'derive_table3', 'derived', 'row', 'effects',
-           'side', 'stretch', 'in_words', 'beside_print', 'measured_curves', 'effect_figure', 'stated_figure']
+           'side', 'stretch', 'in_words', 'beside_print', 'measured_curves', 'effect_figure', 'stated_figure',
+           'teacher_figure']
 
 # %% ../../nbs/report/4b_effects.ipynb #a7ec25b5
 from itertools import groupby
@@ -195,4 +196,25 @@ def stated_figure(
     ax.set_ylabel(f'over {base}, mAP points')
     ax.grid(alpha=.3)
     if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
+    return fig
+
+# %% ../../nbs/report/4b_effects.ipynb #6d23f3dd
+def teacher_figure(
+    df:pd.DataFrame,     # as for `effects`
+    base:str,            # the row all others are compared with
+    right:pd.Series,     # row -> positive pseudo-labels that are right, percent
+)->Figure:
+    "Effects of several teachers over the precision of their positives, with intervals."
+    fig, ax = plt.subplots(figsize=(5, 3.4), layout='constrained')
+    for row, x in right.items():
+        e = effect(df, row, base)
+        if e is None: continue
+        half = np.nan_to_num((e['high'] - e['low'])/2)
+        ax.errorbar(x, e['mean'], half, fmt='o', color=LOOKS[0]['color'], capsize=3, lw=1)
+        ax.annotate(row, (x, e['mean']), xytext=(5, 4), textcoords='offset points', fontsize=7)
+    ax.axhline(0, color='k', lw=.8)
+    ax.set_xlabel('positive pseudo-labels that are right, %')
+    ax.set_ylabel(f'mAP points over {base}')
+    ax.grid(alpha=.3)
+    ax.margins(x=.25)
     return fig
