@@ -48,7 +48,7 @@ def test_there_are_notebooks():
 
 def test_there_are_companions():
     stems = {p.stem for p in COMPANIONS}
-    assert {'table1', 'figure4', 'choices', 'components', 'doodle_clip', 'benchmark', 'views'} <= stems
+    assert {'table1', 'figure4', 'choices', 'readings', 'doodle_clip', 'benchmark', 'views'} <= stems
 
 
 @each

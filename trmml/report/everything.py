@@ -22,13 +22,13 @@ PARTIAL = ['curriculum-frozen', 'partial-bce-frozen', 'ssgrl-frozen', 'mlgcn-fro
            'sarb-frozen', 'taidpt', 'taiadapter', 'taiadapter+dualcoop']
 SINGLE = ['lsan-frozen', 'role-frozen', 'largeloss-frozen', 'hill-frozen', 'splc-frozen']
 PLAN = {   # notebook in nbs/ -> parameters that differ from its defaults
-    'studies/choices': {}, 'studies/choices_imagenet': {},
+    'studies/choices': {}, 'studies/choices_imagenet': {}, 'studies/readings': {},
     'table1': dict(methods=[*PEERS, *PARTIAL, 'trmml']),
     'table2': dict(methods=[*PEERS, *SINGLE, 'trmml']),
     'figure4': {}, 'table4': {}, 'table3': {}, 'table6': {}, 'table5': {},
-    'studies/components': {}, 'studies/views': {}, 'studies/complete': {}, 'studies/losses': {},
-    'studies/precision': {}, 'studies/as_published': {},
-    'studies/pooling_order': {}}
+    'studies/views': {}, 'studies/complete': {}, 'studies/losses': {},
+    'studies/precision': {}, 'studies/as_published': {}, 'studies/pooling_order': {},
+    'studies/judges': {}, 'studies/teachers': {}}
 
 # %% ../../nbs/report/10_everything.ipynb #5b2ba337
 def notebook_path(
