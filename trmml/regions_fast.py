@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FastRegionDecoder']
 
-# %% ../nbs/paper/1b_regions_fast_eq3.ipynb #43db2fc0
+# %% ../nbs/paper/1b_regions_fast_eq3.ipynb #acac64f7
 import math
 
 from einops import rearrange
@@ -15,7 +15,7 @@ from torch.nn.functional import layer_norm
 from .clip.linear import linear, through
 from .regions import RegionDecoder
 
-# %% ../nbs/paper/1b_regions_fast_eq3.ipynb #41ab9bf0
+# %% ../nbs/paper/1b_regions_fast_eq3.ipynb #723d25e1
 class FastRegionDecoder(RegionDecoder):
     "`RegionDecoder` with the projections of the features on the queries' side (Eq. 3)."
     def answer(self, A:Tensor)->Tensor:
