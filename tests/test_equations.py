@@ -10,6 +10,7 @@ from trmml.distillation import kd_loss, match_both
 from trmml.losses import asymmetric_loss, total_loss
 from trmml.prototypes import MemoryBank, Thresholds, agree, class_means, pseudo_labels, topk_pixels
 from trmml.regions import RegionDecoder, dual_logits, matching, pool_regions, region_maps
+from trmml.regions_fast import FastRegionDecoder
 
 B, C, D, H, W = 3, 4, 5, 2, 3
 RNG = np.random.RandomState(0)
@@ -42,8 +43,9 @@ def standard(m, x):
 def gelu(x): return x*(1 + math.erf(x/math.sqrt(2)))/2
 
 
-def test_equation_3():
-    torch.manual_seed(0); d = RegionDecoder(D)
+@pytest.mark.parametrize('form', [RegionDecoder, FastRegionDecoder])
+def test_equation_3(form):
+    torch.manual_seed(0); d = form(D)
     for p in d.parameters(): torch.nn.init.normal_(p, std=.5)
     energies, F_q = d(t('G'), t('f'))
     for b in range(B):

@@ -25,7 +25,8 @@ from .distillation import distil, match_both
 from .losses import total_loss
 from .prototypes import (MemoryBank, PriorThresholds, Thresholds, agree, fill_unknown,
                               of_kind, positives, pseudo_labels, topk_pixels)
-from .regions import RegionDecoder, matching, pool_regions, region_maps
+from .regions import matching, pool_regions, region_maps
+from .regions_fast import FastRegionDecoder as RegionDecoder
 from .train import Batch, Method, as_features, assumed, check_options, classification
 
 # %% ../nbs/paper/6_model.ipynb #114fc423

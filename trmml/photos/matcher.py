@@ -15,7 +15,7 @@ from ..progress import Bar
 from ..clip import CLIP
 from ..features import Pictures, find_unreadable, unreadable_error
 from ..model import TRMML as TextRegionMatching
-from ..regions import RegionDecoder
+from ..regions_fast import FastRegionDecoder as RegionDecoder
 from ..train import Method
 
 # %% ../../nbs/photos/05_matcher.ipynb #fca2719c
