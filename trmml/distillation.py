@@ -30,9 +30,9 @@ def kd_loss(
     labels:Tensor=None,      # (B, C): distil only where not 0; None (the paper): everywhere
     temperature:float=1.,    # softens both answers; 1 in the paper
     reduction:str='batch',   # 'sum', 'batch', 'mean', see `reduce_loss`
-    one_sided:bool=False,    # True: the sum as printed, without the (1-p) part
+    one_sided:bool=False,    # True: the sum as published, without the (1-p) part
 )->Tensor:                   # a scalar
-    "KL divergence of the student's yes or no from the teacher's, for each category (Eq. 6)."
+    "KL divergence of the student's yes or no from the teacher's, for each class (Eq. 6)."
     if logits_r.shape != logits_q.shape:
         raise ValueError(f'teacher is {tuple(logits_r.shape)}, student {tuple(logits_q.shape)}: '
                          'give logits of one shape')
