@@ -23,8 +23,9 @@ from .clip import CLIP, Features, PromptLearner
 from .contrastive import Projector, nce_loss
 from .distillation import distil, match_both
 from .losses import total_loss
-from .prototypes import (MemoryBank, PriorThresholds, Thresholds, agree, fill_unknown,
-                              of_kind, positives, pseudo_labels, topk_pixels)
+from .prototypes import (PriorThresholds, Thresholds, agree, fill_unknown, of_kind,
+                              pseudo_labels, topk_pixels)
+from .prototypes_fast import FastMemoryBank as MemoryBank, counted_positives as positives
 from .regions import matching, pool_regions, region_maps
 from .regions_fast import FastRegionDecoder as RegionDecoder
 from .train import Batch, Method, as_features, assumed, check_options, classification
