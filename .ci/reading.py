@@ -9,7 +9,7 @@ shown     percent of visible code cells that show something; exported and hidden
 longest   characters of the longest code line; `over` counts the lines over 100
 ease      Flesch reading ease of the prose: 60 is plain English, 30 difficult
 tries     lines that begin with "Try:"
-folded    answers folded in <details>
+exercises items below a heading "Exercises", and `folded`, answers folded in <details>
 
 `--csv` keeps the rows of other notebooks and of other states that the file has.
 """
@@ -21,7 +21,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = ['words', 'run', 'pictures', 'per', 'first', 'shown', 'longest', 'over', 'ease', 'tries', 'folded']
+COLUMNS = ['words', 'run', 'pictures', 'per', 'first', 'shown', 'longest', 'over', 'ease', 'tries', 'exercises', 'folded']
 NAVIGATION = re.compile(r'(?m)^\*?(?:\[previous|\[index\]\().*\[(?:next|index).*$')
 DETAILS = re.compile(r'<details>.*?</details>', re.S)
 NOT_PROSE = re.compile(r'```.*?```|\$\$.*?\$\$|\$[^$\n]*\$|<[^>\n]*>|!\[[^\]]*\]\([^)]*\)', re.S)
@@ -83,6 +83,13 @@ def reading_ease(texts):
     return 206.835 - 1.015*len(flat)/len(sentences) - 84.6*sum(map(syllables, flat))/len(flat)
 
 
+def exercises(texts):
+    "Numbered items below a heading Exercises; where answers are folded, at least as many as these."
+    part = re.split(r'(?m)^#+ Exercises?\b', DETAILS.sub('', '\n'.join(texts)))[1:]
+    items = [re.findall(r'(?m)^(?:#+\s*|\**)(?:Exercise\s*)?\d+[.:)]', p) for p in part]
+    return max(sum(map(len, items)), sum(len(DETAILS.findall(t)) for t in texts))
+
+
 def measure(cells):
     "The numbers of one notebook, by column."
     texts = [source(c) for c in cells if c['cell_type'] == 'markdown']
@@ -94,7 +101,7 @@ def measure(cells):
                 first=next((i for i, c in enumerate(cells) if pictures(c)), None),
                 shown=round(100*sum(map(has_output, code))/len(code)) if code else None,
                 longest=max(lengths, default=0), over=sum(x > 100 for x in lengths),
-                ease=None if ease is None else round(ease), tries=sum(len(TRY.findall(t)) for t in texts),
+                ease=None if ease is None else round(ease), tries=sum(len(TRY.findall(t)) for t in texts), exercises=exercises(texts),
                 folded=sum(len(DETAILS.findall(t)) for t in texts))
 
 
