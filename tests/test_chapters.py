@@ -17,7 +17,8 @@ sys.path.insert(0, str(ROOT/'.ci'))
 import reading   # noqa: E402
 
 CHAPTERS = sorted((ROOT/'nbs'/'paper').glob('[1-6]_*.ipynb'))
-TUTORIALS = [p for p in sorted((ROOT/'nbs'/'tutorials').glob('[!_.]*.ipynb')) if '<details>' in p.read_text(encoding='utf-8')]
+WITH_ANSWERS = [p for p in sorted((ROOT/'nbs').glob('**/[!_.]*.ipynb')) if '<details>' in p.read_text(encoding='utf-8')]
+TAGGED = [p for p in WITH_ANSWERS if any('parameters' in c['metadata'].get('tags', []) for c in json.loads(p.read_text(encoding='utf-8'))['cells'])]
 MP = multiprocessing.get_context('forkserver')
 MP.set_forkserver_preload(['trmml.runs', 'trmml.model', 'nbdev.test', 'matplotlib.pyplot'])
 
@@ -26,7 +27,7 @@ def name(path): return path.relative_to(ROOT).with_suffix('').as_posix().removep
 
 
 chapter = pytest.mark.parametrize('path', CHAPTERS, ids=name)
-exercised = pytest.mark.parametrize('path', CHAPTERS + TUTORIALS, ids=name)
+exercised = pytest.mark.parametrize('path', list(dict.fromkeys(CHAPTERS + WITH_ANSWERS)), ids=name)
 
 
 def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
@@ -36,7 +37,7 @@ def texts(path): return [reading.source(c) for c in cells(path) if c['cell_type'
 # ---- chapters
 
 def test_there_are_chapters():
-    assert [p.name[0] for p in CHAPTERS] == list('123456') and {'first_look', 'own_data_set'} <= {p.stem for p in TUTORIALS}
+    assert [p.name[0] for p in CHAPTERS] == list('123456') and {'first_look', 'own_data_set'} <= {p.stem for p in WITH_ANSWERS}
 
 
 @chapter
@@ -87,6 +88,9 @@ def test_navigation_is_the_last_line_of_the_first_cell(path):
 
 
 # ---- answers
+
+def test_companions_fold_no_answers(): assert not TAGGED, 'nothing would run them: a companion takes hours'
+
 
 def answers(path):
     "Code of each folded answer: all its Python blocks, one after the other."
