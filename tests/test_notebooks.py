@@ -19,6 +19,7 @@ def tagged(path): return any('parameters' in c['metadata'].get('tags', []) for c
 def exports(path): return '#| default_exp' in path.read_text(encoding='utf-8')
 COMPANIONS = [p for p in NBS if tagged(p)]
 LIBRARY = [p for p in NBS if exports(p) or p.parent.name == 'tutorials' and not tagged(p)]
+PLAIN = [p for p in LIBRARY if '<details>' not in p.read_text(encoding='utf-8')]   # the others run in test_chapters.py, with their answers
 LONGEST, LARGEST = 25, 400_000                   # lines of a cell, bytes of a notebook
 UNCLEAN = re.compile(r'/home/|/Users/|/root/|/tmp/|/work/|/mnt/|/content/|site-packages|[A-Z]:\\\\|\b0x[0-9a-f]{6,}')
 EXPORT = re.compile(r'^#\|\s*export', re.M)
@@ -175,7 +176,7 @@ def run_notebook(path, answer):
     os._exit(0 if done else 1)
 
 
-@pytest.mark.parametrize('path', LIBRARY, ids=lambda p: p.relative_to(ROOT/'nbs').with_suffix('').as_posix())
+@pytest.mark.parametrize('path', PLAIN, ids=lambda p: p.relative_to(ROOT/'nbs').with_suffix('').as_posix())
 def test_library_notebook_runs(path, tmp_path):
     if is_slow(path): pytest.skip('flagged slow')
     p = MP.Process(target=run_notebook, args=(path, tmp_path/'stderr'))

@@ -417,7 +417,7 @@ def known_tag(
 
 # %% ../../nbs/clip/14_backbones.ipynb #c3762aeb
 def listing(
-)->list: # of dict: name, tower (family), image_size, d, text, usable, why_not
+)->list: # of dict: name, `tower` (family), image_size, d, text, usable, why_not
     "Every model of open_clip, and whether it can be a backbone here."
     rows = []
     for name in open_clip.list_models():

@@ -197,7 +197,7 @@ SPEAKERS = {'doodle-resnet': 'doodle-clip', 'resnet50': 'RN50', 'resnet101': 'RN
 def speaker(
     tower:Tower,
 )->CLIP:
-    "A CLIP that has words for a tower; a `ValueError` if there is none of its size."
+    "A CLIP that has words for a backbone; a `ValueError` if there is none of its size."
     if tower.name not in SPEAKERS:
         raise ValueError(f'{tower.name} has no text tower: give `words`, a GloVe file or a (C, D) '
                          f'tensor')

@@ -93,7 +93,7 @@ def timm_features(
     visual:nn.Module, # open_clip's TimmModel
     x:Tensor,         # (B, 3, H, W) normalised images
 )->Features:          # dense (B, d, h, w), pooled (B, d)
-    "Features of a tower of timm: the map pooled as a whole, and position by position."
+    "Features of an encoder of timm: the map pooled as a whole, and position by position."
     m = visual.trunk.forward_features(x)
     one, (h, w) = positions_of(visual.trunk, m)
     pooled, each = (visual.head(visual.trunk.forward_head(t)) for t in (m, one))

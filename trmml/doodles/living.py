@@ -192,7 +192,7 @@ def cat_ears(c, iris):
     return ears + inner, slits
 
 def cat_face(c, patch, iris):
-    "A cat's head from the front, about .3 wide."
+    "A cat's head from the front, about 0.3 wide."
     ears, slits = cat_ears(c, iris)
     hairs = [limb(s*.05, .05, s*.23, y, .008) for s in (-1, 1) for y in (.02, .08)]
     mouth = [limb(0, .06, s*.035, .095, .01) for s in (-1, 1)]

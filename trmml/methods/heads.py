@@ -114,7 +114,7 @@ def label_graph(
 def mlgcn_adjacency(
     labels:Tensor,        # (N, C) in {1, 0, -1}
     t:float=.4,           # least P(j | i) of an edge
-    mix:float=.25,        # of neighbours against 1 for itself (the paper's p = .2)
+    mix:float=.25,        # of neighbours against 1 for itself (the paper's p = 0.2)
     by:str='counts',      # as in `conditional`
 )->Tensor:                # (C, C) normalised
     "ML-GCN's A (megvii-research/ML-GCN, gen_A and gen_adj)."

@@ -74,8 +74,8 @@ class Filling(Predicting):
     )->Filled:                   # labels and confidence, one row per photo
         """Fill blanks with 1 or 0 where the model is sure; photos that cannot be read stay blank.
 
-        Raises ValueError for a confidence outside .5..1, a coverage outside 0..1, or a table whose
-        columns or photos do not fit."""
+        Raises ValueError for a confidence outside 0.5 to 1, a coverage outside 0 to 1, or a
+        table whose columns or photos do not fit."""
         self.check_fitted()
         within('confidence', confidence, .5, 1, 'a probability from .5 to 1')
         if coverage is not None: within('coverage', coverage, 0, 1, 'a share from 0 to 1')

@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 # %% ../../nbs/train/1_losses.ipynb #a6b47711
 def reduce_loss(
-    x:Tensor,               # (B, C) a loss for each image and category
+    x:Tensor,               # (B, C) one loss per image and class
     known:Tensor=None,      # (B, C) bool: entries that count; None: all
     reduction:str='batch',  # 'sum', 'batch' or 'mean'
 )->Tensor:                  # a scalar; 0 where nothing counts
