@@ -2276,6 +2276,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'trmml.report.figures.paper_lines': ('report/figures.html#paper_lines', 'trmml/report/figures.py'),
                                       'trmml.report.figures.prompt_panel': ('report/figures.html#prompt_panel', 'trmml/report/figures.py'),
                                       'trmml.report.figures.ratio_axes': ('report/figures.html#ratio_axes', 'trmml/report/figures.py'),
+                                      'trmml.report.figures.short': ('report/figures.html#short', 'trmml/report/figures.py'),
                                       'trmml.report.figures.spaced': ('report/figures.html#spaced', 'trmml/report/figures.py')},
             'trmml.report.filling': { 'trmml.report.filling.ahead': ('report/filling.html#ahead', 'trmml/report/filling.py'),
                                       'trmml.report.filling.compare': ('report/filling.html#compare', 'trmml/report/filling.py'),

@@ -653,7 +653,9 @@ def total_dots(
         ax.plot([low/3, 1000*s], [y, y], color=GREY, lw=.8)
         ax.plot(1000*s, y, 'o', color='k', ms=5)
         ax.annotate(in_ms(s), (1000*s, y), xytext=(6, 0), textcoords='offset points', va='center')
-    ax.set(xscale='log', xlim=(low/3, high*8), xlabel='time per image, ms', title='time')
+    ax.set(xscale='log', xlim=(low/3, high*6), xlabel='time per image, ms', title='time')
+    ax.xaxis.set_major_formatter('{x:,.0f}')
+    ax.minorticks_off()
     ax.grid(axis='x', alpha=.3)
 
 def where_time_goes(
@@ -667,11 +669,12 @@ def where_time_goes(
     shares = w[list(PARTS)].div(w[list(PARTS)].sum(axis=1), axis=0)
     for part, color in PARTS.items():
         left = shares.loc[:, :part].sum(axis=1) - shares[part]
-        axs[1].barh(range(len(w)), shares[part], left=left, color=color, label=part, height=.7)
+        axs[1].barh(range(len(w)), shares[part], left=left, color=color, label=part, height=.6)
     axs[0].set_yticks(range(len(w)), [f'{c} classes, {SIDES.get(s, s)}' for c, s in w.index])
     axs[0].set_ylim(len(w) - .4, -.6)
     axs[1].set(xlim=(0, 1), xticks=[0, .5, 1], xticklabels=['0', '50 %', '100 %'], title='parts')
-    axs[1].legend(ncols=3, loc='upper center', bbox_to_anchor=(.5, -.16), frameon=False)
+    fig.legend(*axs[1].get_legend_handles_labels(), ncols=3, loc='outside lower right',
+               frameon=False)
     for ax in axs: ax.spines[['top', 'right']].set_visible(False)
     if title is not None: fig.suptitle(title)
     return one_size(fig)

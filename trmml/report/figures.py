@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['FLAT', 'MOST', 'BACKBONE', 'from_the_top', 'paper_line', 'paper_lines', 'method_line', 'ratio_axes', 'curves',
-           'on_backbone', 'spaced', 'end_labels', 'ends_of', 'prompt_panel', 'context_panel', 'curve_figure']
+           'on_backbone', 'spaced', 'short', 'end_labels', 'ends_of', 'prompt_panel', 'context_panel', 'curve_figure']
 
 # %% ../../nbs/report/3_figures.ipynb #fe7545b2
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -16,7 +18,7 @@ from matplotlib.figure import Figure
 from ..methods import TITLES
 from ..viz.looks import FONT, GREY, PEERS, SPARE, STYLE, one_size, style
 
-# %% ../../nbs/report/3_figures.ipynb #7c390f39
+# %% ../../nbs/report/3_figures.ipynb #2fee2b4b
 FLAT = ('zeroshot', 'zeroshot-dense')   # no training, hence no known-label ratio
 
 def from_the_top(
@@ -100,7 +102,7 @@ def curves(
     if legend and ax.get_legend_handles_labels()[0]: ax.legend(fontsize=FONT, handlelength=3)
     return ax
 
-# %% ../../nbs/report/3_figures.ipynb #d0daed7d
+# %% ../../nbs/report/3_figures.ipynb #4179454f
 MOST = 6   # curves with a legend; more need two panels and names at their ends
 BACKBONE = ('curriculum', 'partial-bce', 'ssgrl', 'mlgcn', 'sst', 'sarb', 'lsan', 'role',
             'largeloss', 'hill', 'splc', 'scpnet', 'hspnet')   # methods that train an encoder
@@ -128,19 +130,24 @@ def spaced(
     out[order] = y
     return out
 
-# %% ../../nbs/report/3_figures.ipynb #53d73d00
+# %% ../../nbs/report/3_figures.ipynb #328e94e2
+def short(
+    method:str, # name of a method
+)->str:         # as at the end of a curve
+    "A title without 'our reading', 'our variant' or 'frozen', which the panel's title has."
+    return re.sub(r' \((our [a-z]+|frozen[a-z ]*)\)', '', TITLES.get(method, method))
+
 def end_labels(
-    ax:Axes,         # with the curves
-    ends:dict,       # name of a method -> height of its curve's end
-    least:float,     # distance of neighbours, in the units of the axis
+    ax:Axes,      # with the curves
+    ends:dict,    # name of a method -> height of its curve's end
+    colors:dict,  # name of a method -> colour
 )->None:
     "Write each method's name at the end of its curve, in its colour."
-    right = ax.get_xlim()[1]
+    right, (low, high) = ax.get_xlim()[1], ax.get_ylim()
     step = .03*np.diff(ax.get_xlim())[0]
-    for (m, y), at in zip(ends.items(), spaced([*ends.values()], least)):
-        color = style(m)['color']
-        ax.plot([right, right + step], [y, at], color=color, lw=.8, clip_on=False)
-        ax.annotate(TITLES.get(m, m), (right + 1.2*step, at), color=color, va='center',
+    for (m, y), at in zip(ends.items(), spaced([*ends.values()], .052*(high - low))):
+        ax.plot([right, right + step], [y, at], color=colors[m], lw=.8, clip_on=False)
+        ax.annotate(short(m), (right + 1.3*step, at), color=colors[m], va='center',
                     annotation_clip=False)
 
 def ends_of(
@@ -152,46 +159,41 @@ def ends_of(
     return {m: d.mAP.mean() if m in flat else d[d.known == d.known.max()].mAP.mean()
             for m, d in last.items()}
 
-# %% ../../nbs/report/3_figures.ipynb #5c74fd62
+# %% ../../nbs/report/3_figures.ipynb #6573c148
 def prompt_panel(
     ax:Axes,
     df:pd.DataFrame,              # the methods of the left panel
     paper:pd.DataFrame|None=None, # as for `curves`
 )->None:
     "Curves with their names at their ends."
-    curves(df, ax, paper, legend=False, lw=1.4, ms=4)
+    curves(df, ax, paper, legend=False, lw=1.4, ms=3.5)
     known = df.known[~df.method.isin(FLAT)]
     ax.set_xlim(known.min() - 3, known.max() + 3)
-    low, high = ax.get_ylim()
-    end_labels(ax, ends_of(df), .058*(high - low))
+    end_labels(ax, ends_of(df), {m: style(m)['color'] for m in df.method.unique()})
 
 def context_panel(
     ax:Axes,
     df:pd.DataFrame, # the methods of the right panel
 )->None:
     "Curves in grey, the best in its colour, each with its name at its end."
-    ends = ends_of(df)
-    best, means = next(iter(ends)), df.groupby(['method', 'known']).mAP.agg(['mean', 'std'])
+    ends, means = ends_of(df), df.groupby(['method', 'known']).mAP.agg(['mean', 'std'])
+    best = next(iter(ends))
+    colors = {m: style(m)['color'] if m == best else GREY for m in ends}
     for m in reversed(ends):
-        t, look = means.loc[m], style(m) | dict(lw=1.4 if m == best else 1., ms=4)
-        if m != best: look |= dict(color=GREY)
-        ax.plot(t.index, t['mean'], **look)
+        t, look = means.loc[m], style(m) | dict(color=colors[m], lw=1.4 if m == best else 1.)
+        ax.plot(t.index, t['mean'], ms=3.5, **look)
         ax.fill_between(t.index, t['mean'] - t['std'], t['mean'] + t['std'], lw=0, alpha=.18,
-                        color=look['color'])
+                        color=colors[m])
     ratio_axes(ax, df.known.unique())
     ax.set(xlim=(df.known.min() - 3, df.known.max() + 3), ylabel='')
-    low, high = ax.get_ylim()
-    for (m, y), at in zip(ends.items(), spaced([*ends.values()], .058*(high - low))):
-        name = TITLES.get(m, m).split(' (')[0]
-        ax.annotate(name, (df.known.max() + 5, at), va='center', annotation_clip=False,
-                    color=style(m)['color'] if m == best else '#555555')
+    end_labels(ax, ends, {m: c if m == best else '#666666' for m, c in colors.items()})
 
 # %% ../../nbs/report/3_figures.ipynb #9a5cc0ff
 def curve_figure(
     df:pd.DataFrame,              # as for `curves`
     title:str|None=None,
     paper:pd.DataFrame|None=None, # as for `curves`
-    size:tuple|None=None,         # inches; None: 5 x 3.2, or 7.4 x 3.8 for two panels
+    size:tuple|None=None,         # inches; None: 5 x 3.2, or 7.6 x 3.8 for two panels
     order:list|None=None,         # of the legend; None: the highest curve first
 )->Figure:
     "`curves` on a figure of their own; more than a few in two panels, names at their ends."
@@ -201,8 +203,9 @@ def curve_figure(
         fig, ax = plt.subplots(figsize=size or (5, 3.2), layout='constrained')
         curves(df, ax, paper, order=order)
     else:
-        fig, axs = plt.subplots(1, 1 + bool(len(context)), figsize=size or (7.4, 3.8),
-                                layout='constrained', squeeze=False)
+        fig, axs = plt.subplots(1, 1 + bool(len(context)), figsize=size or (7.6, 3.8),
+                                layout='constrained', squeeze=False,
+                                width_ratios=(1.35, 1) if len(context) else None)
         prompt_panel(axs[0, 0], main, paper)
         axs[0, 0].set_title('prompts and adapters on CLIP')
         if len(context):

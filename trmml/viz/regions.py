@@ -46,7 +46,7 @@ def outline(
     for color, width in ('k', 2.), ('w', .9):
         ax.contour(opacity, [level], colors=color, linewidths=width, extent=(0, 1, 0, 1))
 
-# %% ../../nbs/viz/2_regions.ipynb #0cdf6eba
+# %% ../../nbs/viz/2_regions.ipynb #156ea779
 def overlay(
     ax:Axes,               # to draw on
     img:np.ndarray,        # (H, W, 3) in 0..1, or (H, W) grey
@@ -147,7 +147,7 @@ def mark_peak(
         cross, = ax.plot(*at, 'x', color=color, ms=7, mew=width, scalex=False, scaley=False)
     return cross
 
-# %% ../../nbs/viz/2_regions.ipynb #ed1164d8
+# %% ../../nbs/viz/2_regions.ipynb #63509aa0
 def key(
     fig:Figure,          # or part of one, to write below
     labels:list=(),      # of the guesses that are shown
@@ -258,7 +258,7 @@ def check_rows(
     bad = [f'{m} has guesses for {len(g)}' for m, g in rows.items() if len(g) != n]
     if bad: raise ValueError(f'{bad[0]} images of {n}: give one list per image')
 
-# %% ../../nbs/viz/2_regions.ipynb #f0e978eb
+# %% ../../nbs/viz/2_regions.ipynb #b8554eda
 def example_panels(
     axs:list,            # axes: of the image, then of each method
     img:np.ndarray,      # (H, W, 3) in 0..1
