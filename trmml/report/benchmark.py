@@ -654,7 +654,7 @@ def total_dots(
         ax.plot(1000*s, y, 'o', color='k', ms=5)
         ax.annotate(in_ms(s), (1000*s, y), xytext=(6, 0), textcoords='offset points', va='center')
     ax.set(xscale='log', xlim=(low/3, high*6), xlabel='time per image, ms', title='time')
-    ax.xaxis.set_major_formatter('{x:,.0f}')
+    ax.xaxis.set_major_formatter('{x:,g}')
     ax.minorticks_off()
     ax.grid(axis='x', alpha=.3)
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from ..methods import TITLES
 from ..viz.looks import FONT, GREY, PEERS, SPARE, STYLE, one_size, style
 
-# %% ../../nbs/report/3_figures.ipynb #2fee2b4b
+# %% ../../nbs/report/3_figures.ipynb #4220d080
 FLAT = ('zeroshot', 'zeroshot-dense')   # no training, hence no known-label ratio
 
 def from_the_top(
@@ -102,7 +102,7 @@ def curves(
     if legend and ax.get_legend_handles_labels()[0]: ax.legend(fontsize=FONT, handlelength=3)
     return ax
 
-# %% ../../nbs/report/3_figures.ipynb #4179454f
+# %% ../../nbs/report/3_figures.ipynb #939871be
 MOST = 6   # curves with a legend; more need two panels and names at their ends
 BACKBONE = ('curriculum', 'partial-bce', 'ssgrl', 'mlgcn', 'sst', 'sarb', 'lsan', 'role',
             'largeloss', 'hill', 'splc', 'scpnet', 'hspnet')   # methods that train an encoder
@@ -130,7 +130,7 @@ def spaced(
     out[order] = y
     return out
 
-# %% ../../nbs/report/3_figures.ipynb #328e94e2
+# %% ../../nbs/report/3_figures.ipynb #20d49898
 def short(
     method:str, # name of a method
 )->str:         # as at the end of a curve
@@ -149,6 +149,7 @@ def end_labels(
         ax.plot([right, right + step], [y, at], color=colors[m], lw=.8, clip_on=False)
         ax.annotate(short(m), (right + 1.3*step, at), color=colors[m], va='center',
                     annotation_clip=False)
+    ax.set_ylim(low, high)
 
 def ends_of(
     df:pd.DataFrame,  # as for `curves`
@@ -159,7 +160,7 @@ def ends_of(
     return {m: d.mAP.mean() if m in flat else d[d.known == d.known.max()].mAP.mean()
             for m, d in last.items()}
 
-# %% ../../nbs/report/3_figures.ipynb #6573c148
+# %% ../../nbs/report/3_figures.ipynb #e11a9215
 def prompt_panel(
     ax:Axes,
     df:pd.DataFrame,              # the methods of the left panel

@@ -46,7 +46,7 @@ def outline(
     for color, width in ('k', 2.), ('w', .9):
         ax.contour(opacity, [level], colors=color, linewidths=width, extent=(0, 1, 0, 1))
 
-# %% ../../nbs/viz/2_regions.ipynb #156ea779
+# %% ../../nbs/viz/2_regions.ipynb #89c48a75
 def overlay(
     ax:Axes,               # to draw on
     img:np.ndarray,        # (H, W, 3) in 0..1, or (H, W) grey
@@ -147,7 +147,7 @@ def mark_peak(
         cross, = ax.plot(*at, 'x', color=color, ms=7, mew=width, scalex=False, scaley=False)
     return cross
 
-# %% ../../nbs/viz/2_regions.ipynb #63509aa0
+# %% ../../nbs/viz/2_regions.ipynb #55e671e7
 def key(
     fig:Figure,          # or part of one, to write below
     labels:list=(),      # of the guesses that are shown
@@ -159,11 +159,12 @@ def key(
     edge = [patheffects.Stroke(linewidth=3.2, foreground='k'), patheffects.Normal()]
     draw = lambda name, **look: plt.Line2D([], [], label=name, path_effects=edge, **look)
     lines = [draw('true box', color=BOXES[0], lw=1.6)]*box
-    lines += [draw('above half of the map\'s range', color='w', lw=1.2)]
+    lines += [draw('half of the map\'s range', color='w', lw=1.2)]
     lines += [draw('highest cell', color='w', marker='x', ls='', mew=1.6)]*peak
     words = [f'{MARKS[l][0]} {MARKS[l][1]}' for l in MARKS if l in {int(x) for x in labels}]
     lines += [plt.Line2D([], [], ls='', label=w) for w in words]
-    return fig.legend(handles=lines, loc='outside lower center', ncols=len(lines), frameon=False,
+    ncols = min(len(lines), max(1, int(fig.figure.get_figwidth()/1.25)))
+    return fig.legend(handles=lines, loc='outside lower center', ncols=ncols, frameon=False,
                       fontsize=fontsize, handlelength=1.6, columnspacing=1.2)
 
 # %% ../../nbs/viz/2_regions.ipynb #4b386937
@@ -225,7 +226,7 @@ def figure_size(
     panel = (width - .4)/(large + k)
     lines = 1 + max('\n' in in_lines(guess_title(g)[0]) for g in guesses)
     block = max(len(rows)*(panel + .15 + .15*lines), large*panel + .7)
-    return width, n*(block + .12) + .3
+    return width, n*(block + .12) + .45
 
 # %% ../../nbs/viz/2_regions.ipynb #df31389d
 def region_figure(
@@ -243,7 +244,7 @@ def region_figure(
     for i, part in enumerate(np.ravel(fig.subfigures(len(images), 1, hspace=.03))):
         own = {m: guesses[i] for m, guesses in rows.items()}
         region_block(part, images[i], own, boxes and boxes[i], large, fontsize)
-    labels = [g[3] for lists in rows.values() for own in lists for g in own]
+    labels = [g[3] for lists in rows.values() for own in lists for g in own]*(boxes is not None)
     key(fig, labels, bool(boxes) and 1 in labels, fontsize=fontsize)
     return fig
 
@@ -258,7 +259,7 @@ def check_rows(
     bad = [f'{m} has guesses for {len(g)}' for m, g in rows.items() if len(g) != n]
     if bad: raise ValueError(f'{bad[0]} images of {n}: give one list per image')
 
-# %% ../../nbs/viz/2_regions.ipynb #b8554eda
+# %% ../../nbs/viz/2_regions.ipynb #5327922c
 def example_panels(
     axs:list,            # axes: of the image, then of each method
     img:np.ndarray,      # (H, W, 3) in 0..1
@@ -269,10 +270,11 @@ def example_panels(
     "One example: the image with the true box, then a map for each method."
     name, _, _, label = next(iter(guesses.values()))
     mark, _, style = MARKS[int(label)]
-    show_image(axs[0], img, f'{mark} {name}', fontsize=fontsize, **style)
+    show_image(axs[0], img, in_lines(f'{mark} {name}', 11), fontsize=fontsize, **style)
     for b in boxes: draw_box(axs[0], b, BOXES[0], lw=1)
     for ax, (method, guess) in zip(axs[1:], guesses.items()):
-        overlay(ax, img, guess[2], title=f'{method} {guess[1]:.2f}', fontsize=fontsize)
+        title = f'{in_lines(method, 12)}\n{guess[1]:.2f}'
+        overlay(ax, img, guess[2], title=title, fontsize=fontsize)
         for b in boxes: draw_box(ax, b, BOXES[0], lw=1)
         mark_peak(ax, guess[2])
 
@@ -288,7 +290,7 @@ def example_figure(
     check_rows(len(images), {'guesses': guesses, 'boxes': boxes})
     k, rows = 1 + len(guesses[0]), -(-len(images)//per_row)
     panel = width/(per_row*(k + .2))
-    fig = plt.figure(figsize=(width, rows*(panel + .24) + .3), layout='constrained')
+    fig = plt.figure(figsize=(width, rows*(panel + .36) + .3), layout='constrained')
     fig.get_layout_engine().set(w_pad=.015, h_pad=.02, wspace=0, hspace=0)
     ratios = (per_row*[*[1]*k, .2])[:-1]                   # a gap after each example
     grid = fig.add_gridspec(rows, len(ratios), width_ratios=ratios)
