@@ -43,10 +43,10 @@ def outline(
 )->None:
     "A line around what a map holds above a level."
     if not opacity.min() < level < opacity.max(): return
-    for color, width in ('k', 2.), ('w', .9):
+    for color, width in ('k', 1.7), ('w', .8):
         ax.contour(opacity, [level], colors=color, linewidths=width, extent=(0, 1, 0, 1))
 
-# %% ../../nbs/viz/2_regions.ipynb #89c48a75
+# %% ../../nbs/viz/2_regions.ipynb #6e6efc35
 def overlay(
     ax:Axes,               # to draw on
     img:np.ndarray,        # (H, W, 3) in 0..1, or (H, W) grey
@@ -143,11 +143,11 @@ def mark_peak(
     "A cross on the highest cell of a map."
     y, x = np.unravel_index(np.argmax(R), np.shape(R))
     at = (x + .5)/np.shape(R)[1], (y + .5)/np.shape(R)[0]
-    for color, width in ('k', 3.5), ('w', 1.7):
-        cross, = ax.plot(*at, 'x', color=color, ms=7, mew=width, scalex=False, scaley=False)
+    for color, width in ('k', 3.), ('w', 1.4):
+        cross, = ax.plot(*at, 'x', color=color, ms=5, mew=width, scalex=False, scaley=False)
     return cross
 
-# %% ../../nbs/viz/2_regions.ipynb #55e671e7
+# %% ../../nbs/viz/2_regions.ipynb #56ea85f6
 def key(
     fig:Figure,          # or part of one, to write below
     labels:list=(),      # of the guesses that are shown
@@ -259,7 +259,7 @@ def check_rows(
     bad = [f'{m} has guesses for {len(g)}' for m, g in rows.items() if len(g) != n]
     if bad: raise ValueError(f'{bad[0]} images of {n}: give one list per image')
 
-# %% ../../nbs/viz/2_regions.ipynb #5327922c
+# %% ../../nbs/viz/2_regions.ipynb #df7a7338
 def example_panels(
     axs:list,            # axes: of the image, then of each method
     img:np.ndarray,      # (H, W, 3) in 0..1
@@ -290,7 +290,7 @@ def example_figure(
     check_rows(len(images), {'guesses': guesses, 'boxes': boxes})
     k, rows = 1 + len(guesses[0]), -(-len(images)//per_row)
     panel = width/(per_row*(k + .2))
-    fig = plt.figure(figsize=(width, rows*(panel + .36) + .3), layout='constrained')
+    fig = plt.figure(figsize=(width, rows*(panel + .5) + .3), layout='constrained')
     fig.get_layout_engine().set(w_pad=.015, h_pad=.02, wspace=0, hspace=0)
     ratios = (per_row*[*[1]*k, .2])[:-1]                   # a gap after each example
     grid = fig.add_gridspec(rows, len(ratios), width_ratios=ratios)
