@@ -16,7 +16,7 @@ matplotlib.use('agg')
 from trmml import report, viz
 from trmml.files import write_whole
 from trmml.report import component_figures as pictures
-from trmml.report import figures
+from trmml.report import figures, sentences
 
 ROOT = Path(__file__).resolve().parents[1]
 ABOUT = 'trmml'
@@ -44,14 +44,14 @@ def printed(table:str)->pd.DataFrame:
 
 def orders(table:str, df:pd.DataFrame)->str:
     pairs = [(s, report.printed(table, s) if table == 'table1' else report.printed_setups(s)) for s in SAID[table]]
-    return '\n'.join(report.order_said(report.order_pairs(df, p), f'in print ({s})') for s, p in pairs)
+    return '\n'.join(report.order_said(report.order_pairs(df, p), f'on {s}') for s, p in pairs)
 
 
 def said(table:str, df:pd.DataFrame, rows:list)->str:
     "The table's reading, as its notebook writes it."
     there = [m for m in rows if m != ABOUT] + [ABOUT]
     if table == 'table1': return '\n'.join(filter(None, (report.reading(df, there), report.below_zero_shot(df), orders(table, df))))
-    claims = [report.claim(df, ABOUT, m, 'setups') for m in there[:-1]]
+    claims = sentences.claims(df, ABOUT, there[:-1], 'setups')
     return '\n'.join(p for p in (*claims, report.pace(df), report.below_zero_shot(df) or None, orders(table, df)) if p is not None)
 
 
@@ -66,7 +66,7 @@ def renew(table:str, why:dict)->None:
     report.write(shown, t, path, report.caption(t, ABOUT) + ' Printed averages are over the columns shown.', df,
                  'ratios' if table == 'table1' else 'setups')
     write_whole(f'{path}-reading.md', said(table, df, rows).replace('\n', '\n\n') + '\n')
-    title = 'doodles: mAP over known labels' if table == 'table1' else 'doodles: one positive label an image'
+    title = 'doodles: mAP over known labels' if table == 'table1' else 'doodles: one positive label per image'
     fig = figures.curve_figure(df, title=title, order=rows) if table == 'table1' else pictures.dots(df, rows, title)
     viz.save(fig, ROOT/'results'/'figures'/f'{name}.png')
     remember([dict(table=table, method=m, before=round(before.loc[m, ('avg', 'mean')], 2), now=round(t.loc[m, ('avg', 'mean')], 2),

@@ -51,6 +51,9 @@ def without_directives(app, name, source):
     for c in nb['cells']:
         text = ''.join(c['source'])
         if c['cell_type'] == 'code':
+            # the alternative text of a stored picture: MyST-NB takes it from the cell
+            alts = [m['alt'] for o in c.get('outputs', []) for m in o.get('metadata', {}).values() if isinstance(m, dict) and 'alt' in m]
+            if alts: c['metadata'] = c.get('metadata', {}) | {'mystnb': {'image': {'alt': ' | '.join(alts)}}}
             if re.search(r'^#\|\s*(hide|default_exp)\b', text, re.M): continue
             c['source'] = re.sub(r'^#\|.*\n?', '', text, flags=re.M)
         kept.append(c)

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from .component_figures import effect, interval
 from ..runs import Run, chosen, grid
 from .tables import printed
+from ..viz import CONTRAST, one_size
 
 # %% ../../nbs/report/4b_effects.ipynb #16c6da5f
 PRINTED_SETS = 'voc2007', 'coco2014'
@@ -135,8 +136,7 @@ def beside_print(
     return t.rename(columns=lambda r: f'{r:g} %')
 
 # %% ../../nbs/report/4b_effects.ipynb #49dc5c77
-LOOKS = [dict(color='#0072B2', marker='o'), dict(color='#D55E00', marker='s'),
-         dict(color='#009E73', marker='^'), dict(color='#CC79A7', marker='D')]
+LOOKS = [dict(color=look['color'], marker=look['marker']) for look in CONTRAST]
 
 def measured_curves(
     ax:Axes,
@@ -161,22 +161,23 @@ def effect_figure(
     pairs:dict,            # name of a difference -> (a, b)
     name:str='doodles',    # of the data set measured
 )->Figure:
-    "Effects over the ratio: printed on the left, measured on the right."
-    fig, axs = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout='constrained')
+    "Effects over the ratio: the paper's on the left, measured on the right."
+    fig, axs = plt.subplots(1, 2, figsize=(7.4, 3.2), sharey=True, layout='constrained')
     for d, dashes in ('voc2007', '-'), ('coco2014', '--'):
         p = derive_table3(d)
         for i, k in enumerate(k for k in pairs if k in p.index):
             axs[0].plot([float(r) for r in RATIOS], p.loc[k], dashes, label=f'{k}, {d}', ms=5,
                         **LOOKS[[*pairs].index(k) % len(LOOKS)])
     measured_curves(axs[1], df, pairs)
-    for ax, title in zip(axs, ('printed (derived from Tables 1 and 4)', f'measured, {name}')):
+    for ax, title in zip(axs, ('paper (derived from Tables 1 and 4)', f'measured, {name}')):
         ax.axhline(0, color='k', lw=.8)
-        ax.set_title(title, fontsize=9, loc='left')
+        ax.set_title(title, loc='left')
         ax.set_xlabel('known labels, %')
         ax.grid(alpha=.3)
-        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
+        ax.spines[['top', 'right']].set_visible(False)
+        if ax.get_legend_handles_labels()[0]: ax.legend(frameon=False)
     axs[0].set_ylabel('gain, mAP points')
-    return fig
+    return one_size(fig, 7.5)
 
 # %% ../../nbs/report/4b_effects.ipynb #e37532b4
 def stated_figure(
@@ -185,18 +186,19 @@ def stated_figure(
     rows:list,       # the others
     stated:dict,     # row -> points that the text of the paper states, over 10 to 50 %
 )->Figure:
-    "Effects over the ratio beside averages that are stated in print."
+    "Effects over the ratio beside averages that the paper states."
     fig, ax = plt.subplots(figsize=(5, 3.2), layout='constrained')
     measured_curves(ax, df, {k: (k, base) for k in rows})
     for i, k in enumerate(rows):
         if k in stated: ax.plot([10, 50], 2*[stated[k]], ':', color=LOOKS[i % len(LOOKS)]['color'],
-                                label=f'{k}, stated for voc2007')
+                                label=f'{k}, paper (VOC 2007)')
     ax.axhline(0, color='k', lw=.8)
     ax.set_xlabel('known labels, %')
-    ax.set_ylabel(f'over {base}, mAP points')
+    ax.set_ylabel(f'difference to {base}, mAP points')
     ax.grid(alpha=.3)
-    if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=7)
-    return fig
+    ax.spines[['top', 'right']].set_visible(False)
+    if ax.get_legend_handles_labels()[0]: ax.legend(frameon=False)
+    return one_size(fig)
 
 # %% ../../nbs/report/4b_effects.ipynb #6d23f3dd
 def teacher_figure(
@@ -211,10 +213,11 @@ def teacher_figure(
         if e is None: continue
         half = np.nan_to_num((e['high'] - e['low'])/2)
         ax.errorbar(x, e['mean'], half, fmt='o', color=LOOKS[0]['color'], capsize=3, lw=1)
-        ax.annotate(row, (x, e['mean']), xytext=(5, 4), textcoords='offset points', fontsize=7)
+        ax.annotate(row, (x, e['mean']), xytext=(5, 4), textcoords='offset points')
     ax.axhline(0, color='k', lw=.8)
     ax.set_xlabel('positive pseudo-labels that are right, %')
     ax.set_ylabel(f'mAP points over {base}')
     ax.grid(alpha=.3)
+    ax.spines[['top', 'right']].set_visible(False)
     ax.margins(x=.25)
-    return fig
+    return one_size(fig)

@@ -6,10 +6,12 @@
 __all__ = []
 
 # %% ../../nbs/viz/0_viz.ipynb #1669b51e
-from .images import BOX_STYLES, draw_box, draw_boxes, picture, save, show_image, thumbnail
-from .images import to_palette
+from .images import BOX_STYLES, describe, draw_box, draw_boxes, picture, save, show_image
+from .images import thumbnail, to_palette
+from .looks import CONTRAST, EFFECT, FONT, one_size, signed, style, words
 from .opening import opening_figure, show_labels, show_map
 from .plots import LINES, LOSS_TERMS, SHARES, bars, log_lines, training_curve
-from .regions import Guess, class_maps, guess_title, in_lines, map_grid, mark_peak
+from .regions import Guess, class_maps, example_figure, guess_title, in_lines, map_grid
+from .regions import mark_peak
 from .regions import overlay, picture_boxes, region_block, region_figure, region_panel
 from .regions import top_guesses

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from .looks import EFFECT, LIGHT
+
 # %% ../../nbs/viz/4_opening.ipynb #cd6bb2a7
 def enlarged(
     values:np.ndarray,  # (h, w)
@@ -34,7 +36,7 @@ def show_map(
     ax.imshow(image, extent=box, alpha=enlarged(region, image.shape[:2]))
 
 # %% ../../nbs/viz/4_opening.ipynb #138ab8f7
-POSITIVE, NEGATIVE = '#D55E00', '#F3C6A5'   # cells that were filled in
+POSITIVE, NEGATIVE = EFFECT, LIGHT   # cells that were filled in
 
 def show_row(
     ax:Axes, # to draw on

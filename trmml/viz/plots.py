@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from .looks import CONTRAST, EFFECT, signed
+
 # %% ../../nbs/viz/3_plots.ipynb #a51385f8
 LOSS_TERMS = ('total', 'cls', 'cls_q', 'cls_r', 'kd', 'nce')
 SHARES = ('valid_map', 'pseudo_pos_precision', 'pseudo_neg_precision', 'pseudo_coverage')
-LINES = [dict(color=color, ls=dashes) for color, dashes in (
-    ('#000000', '-'), ('#D55E00', '--'), ('#0072B2', '-.'), ('#009E73', ':'),
-    ('#CC79A7', (0, (5, 1, 1, 1, 1, 1))), ('#E69F00', (0, (8, 3))))]
+LINES = [dict(color=look['color'], ls=look['ls']) for look in CONTRAST]
 
 def log_lines(
     ax:Axes, # to draw on
@@ -85,7 +85,7 @@ def bar(
     error = [[mean - low], [high - mean]] if np.isfinite([low, high]).all() else None
     ax.errorbar(mean, y, xerr=error, color='k', capsize=3, lw=1.2)
     end = max(v for v in (mean, high, 0) if np.isfinite(v))
-    ax.annotate(f'{mean:+.1f}', (end, y), xytext=(4, 0), textcoords='offset points', va='center',
+    ax.annotate(signed(mean), (end, y), xytext=(4, 0), textcoords='offset points', va='center',
                 fontsize=8)
 
 # %% ../../nbs/viz/3_plots.ipynb #357c432f
@@ -93,7 +93,7 @@ def bars(
     effects:dict,          # name -> dict(mean, low, high), as from `trmml.report.paired`
     ax:Axes|None=None,     # None: new ones
     unit:str='mAP, points', # of the values, for the axis
-    color:str='#0072B2', # of the bars
+    color:str=EFFECT, # of the bars
 )->Axes:
     "Effects as bars with their intervals."
     if ax is None:
