@@ -34,6 +34,16 @@ def test_only_ratios_with_the_same_answer_are_averaged():
     assert parts[1].startswith('not told apart at 20 %: ') and parts[2].startswith('below at 30 to 40 %: -') and '8 seeds' in parts[2]
 
 
+def test_effects_that_differ_in_size_are_not_averaged():
+    "Neither where all are above, nor where some ratios have more seeds."
+    said = effects.in_words(runs_of({5.: 9., 10.: 2., 20.: 2.}), 'a', 'b')
+    assert said.startswith('a over b: above at 5 to 20 %: +') and said.count(' (+') == 3 and '+4.' not in said
+    alike = effects.in_words(runs_of({5.: 2., 10.: 2.}, noise=1.), 'a', 'b')
+    assert alike.count(' (+') == 1
+    more = pd.concat([runs_of({5.: 2.}, 8, noise=1.), runs_of({10.: 2.}, 3, noise=1.)])
+    assert effects.in_words(more, 'a', 'b').count(' to ') == 4   # two intervals, 5 to 10 %, 3 to 8 seeds
+
+
 def test_what_is_not_told_apart_is_not_averaged():
     "Three intervals that hold zero can have a mean whose interval does not."
     d = {10.: (.1, -.9, -.6), 20.: (-.9, -.6, .1), 30.: (-.6, .1, -.9)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRINTED_SETS', 'RATIOS', 'BASE', 'CORE', 'ALL', 'DIFFERENCES', 'LOOKS', 'derive_table3', 'derived', 'row', 'effects',
-           'side', 'stretch', 'in_words', 'beside_print', 'measured_curves', 'effect_figure', 'stated_figure',
+           'side', 'alike', 'stretch', 'in_words', 'beside_print', 'measured_curves', 'effect_figure', 'stated_figure',
            'teacher_figure']
 
 # %% ../../nbs/report/4b_effects.ipynb #a7ec25b5
@@ -87,6 +87,14 @@ def side(
     return 'above' if e['low'] > 0 else 'below' if e['high'] < 0 else 'not told apart'
 
 # %% ../../nbs/report/4b_effects.ipynb #dca3e317
+def alike(
+    at:list, # of dict, as from `effect`
+)->bool:
+    "Whether effects may be averaged: same seeds, every mean within the intervals of the others."
+    means = [e['mean'] for e in at]
+    low, high = max(e['low'] for e in at), min(e['high'] for e in at)
+    return len({e['seeds'] for e in at}) == 1 and low <= min(means) and max(means) <= high
+
 def stretch(
     df:pd.DataFrame, # as for `effects`
     a:str,           # a row
@@ -96,11 +104,11 @@ def stretch(
 )->str:
     "One sentence's part on ratios with the same answer."
     where = f'{ratios[0]:g} %' if len(ratios) == 1 else f'{ratios[0]:g} to {ratios[-1]:g} %'
-    if verdict in ('above', 'below'):
+    own = [effect(df[df.known == k], a, b) for k in ratios]
+    if verdict in ('above', 'below') and alike(own):
         return f'{verdict} at {where}: {interval(effect(df[df.known.isin(ratios)], a, b))}'
-    # together they might be told apart: so each has its own interval
-    each = ', '.join(interval(effect(df[df.known == k], a, b)) for k in ratios)
-    return f'{verdict} at {where}: {each}'
+    # where none is told apart, they might be together: so each has its own interval
+    return f"{verdict} at {where}: {', '.join(map(interval, own))}"
 
 # %% ../../nbs/report/4b_effects.ipynb #8ac56199
 def in_words(
@@ -108,7 +116,7 @@ def in_words(
     a:str,           # a row
     b:str,           # the row it is compared with
 )->str:
-    "What a row brings over another, by ratio; only ratios with the same answer are averaged."
+    "What a row brings over another, by ratio; only ratios with like effects are averaged."
     at = effects(df, a, b)
     if not at: return f'{a} over {b}: not run.'
     parts = [stretch(df, a, b, v, [k for k, _ in g])
