@@ -40,7 +40,7 @@ def test_effects_that_differ_in_size_are_not_averaged():
     assert said.startswith('a over b: above at 5 to 20 %: +') and said.count(' (+') == 3 and '+4.' not in said
     alike = effects.in_words(runs_of({5.: 2., 10.: 2.}, noise=1.), 'a', 'b')
     assert alike.count(' (+') == 1
-    more = pd.concat([runs_of({5.: 2.}, 8, noise=1.), runs_of({10.: 2.}, 3, noise=1.)])
+    more = pd.concat([runs_of({5.: 2.}, 8, noise=1.), runs_of({10.: 2.}, 3, noise=.3)])
     assert effects.in_words(more, 'a', 'b').count(' to ') == 4   # two intervals, 5 to 10 %, 3 to 8 seeds
 
 
