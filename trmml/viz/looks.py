@@ -6,13 +6,13 @@
 __all__ = ['STYLE', 'PEERS', 'SPARE', 'CONTRAST', 'EFFECT', 'LIGHT', 'GREY', 'ABSENT', 'BOXES', 'FONT', 'WORDS', 'style',
            'one_size', 'signed', 'words']
 
-# %% ../../nbs/viz/0b_looks.ipynb #59c8641e
+# %% ../../nbs/viz/0b_looks.ipynb #6b0e81fc
 import zlib
 
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-# %% ../../nbs/viz/0b_looks.ipynb #81338e7c
+# %% ../../nbs/viz/0b_looks.ipynb #acc27e8c
 STYLE = {
     'trmml': dict(color='#D55E00', marker='o', ls='-'),
     'dualcoop': dict(color='#0072B2', marker='s', ls='--'),
@@ -34,7 +34,7 @@ PEERS = {name: dict(color=color, marker=marker, ls=dashes) for name, color, mark
     ('largeloss', '#228833', '3', '--'), ('hill', '#EE6677', '4', '-.'),
     ('splc', '#004488', '+', '--'))}
 
-# %% ../../nbs/viz/0b_looks.ipynb #3c6a787d
+# %% ../../nbs/viz/0b_looks.ipynb #acd42426
 SPARE = [dict(color='#AA7788', marker='v', ls='-'), dict(color='#BB9955', marker='P', ls='--'),
          dict(color='#6F5F8F', marker='X', ls='-')]
 
@@ -46,7 +46,7 @@ def style(
     look = STYLE.get(own) or PEERS.get(own) or SPARE[zlib.crc32(own.encode()) % len(SPARE)]
     return look | (dict(ls=':') if own != method else {})
 
-# %% ../../nbs/viz/0b_looks.ipynb #dae0a28f
+# %% ../../nbs/viz/0b_looks.ipynb #3a8aea2d
 CONTRAST = [dict(color=color, marker=marker, ls=dashes) for color, marker, dashes in (
     ('#7B3FA0', 'o', '-'), ('#8FA32A', 's', '--'), ('#3E4A61', '^', '-.'), ('#E0A8E8', 'D', ':'),
     ('#C9CF7A', 'v', (0, (5, 1, 1, 1))), ('#8FA0BD', 'P', (0, (8, 3))))]
@@ -54,7 +54,7 @@ EFFECT, LIGHT = '#7B3FA0', '#D9C9E6'   # a bar or a dot; its interval
 GREY, ABSENT = '#A6A6A6', '#B00020'
 BOXES = '#FFD400', '#00E5FF', '#FF6EC7', '#7CFC00', '#C9A6FF', '#FFFFFF'   # bright, on an image
 
-# %% ../../nbs/viz/0b_looks.ipynb #f47950fa
+# %% ../../nbs/viz/0b_looks.ipynb #440094bf
 FONT = 8   # points
 
 def one_size(

@@ -46,7 +46,7 @@ def outline(
     for color, width in ('k', 1.7), ('w', .8):
         ax.contour(opacity, [level], colors=color, linewidths=width, extent=(0, 1, 0, 1))
 
-# %% ../../nbs/viz/2_regions.ipynb #6e6efc35
+# %% ../../nbs/viz/2_regions.ipynb #6d630237
 def overlay(
     ax:Axes,               # to draw on
     img:np.ndarray,        # (H, W, 3) in 0..1, or (H, W) grey
@@ -147,7 +147,7 @@ def mark_peak(
         cross, = ax.plot(*at, 'x', color=color, ms=5, mew=width, scalex=False, scaley=False)
     return cross
 
-# %% ../../nbs/viz/2_regions.ipynb #56ea85f6
+# %% ../../nbs/viz/2_regions.ipynb #fc7821b8
 def key(
     fig:Figure,          # or part of one, to write below
     labels:list=(),      # of the guesses that are shown
@@ -259,7 +259,7 @@ def check_rows(
     bad = [f'{m} has guesses for {len(g)}' for m, g in rows.items() if len(g) != n]
     if bad: raise ValueError(f'{bad[0]} images of {n}: give one list per image')
 
-# %% ../../nbs/viz/2_regions.ipynb #df7a7338
+# %% ../../nbs/viz/2_regions.ipynb #ed1b715e
 def example_panels(
     axs:list,            # axes: of the image, then of each method
     img:np.ndarray,      # (H, W, 3) in 0..1
