@@ -379,7 +379,7 @@ class Contrast(TwoTrainings):
         "Text against regions of known positives and the bank, all through the projector (Eq. 13)."
         def project(v): return self.projector(normalize(v, dim=-1))
         return fast_nce_loss(out['G'][0], out['F_r'], labels, self.bank.V, self.bank.filled,
-                        self.tau_nce, project, at, self.contrast_reduction)
+                             self.tau_nce, project, at, self.contrast_reduction)
 
 # %% ../nbs/paper/6_model.ipynb #cbb2010a
 @contextmanager
