@@ -12,7 +12,7 @@ from pathlib import Path
 
 ORDER = [   # top to bottom: a module imports only from its own package and from lower ones
     {'cli'}, {'report'}, {'photos'}, {'runs'}, {'methods'}, {'model'},
-    {'losses'}, {'contrastive'}, {'prototypes_fast'}, {'prototypes'}, {'distillation'},
+    {'losses'}, {'contrastive_fast'}, {'contrastive'}, {'prototypes_fast'}, {'prototypes'}, {'distillation'},
     {'regions_fast'}, {'regions'},   # sections 3.6 to 3.2
     {'train'}, {'viz'}, {'features'}, {'data'}, {'doodles'}, {'clip'}, {'metrics'}, {'labels'}, {'files'}, {'progress'}]
 LEVEL = {name: i for i, level in enumerate(ORDER) for name in level}

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from trmml.clip import CLIP, Features
-from trmml.contrastive import Projector, gather_samples, nce_loss
+from trmml.contrastive import gather_samples, nce_loss
+from trmml.contrastive_fast import FastProjector, fast_nce_loss, gather_slots
 from trmml.distillation import kd_loss, match_both
 from trmml.model import BARE, WORDS, Moved, TRMML, remembered
 from trmml.prototypes import MemoryBank, Thresholds, class_means, topk_pixels
@@ -790,15 +791,21 @@ def test_parts_of_the_contrast():
     used = torch.tensor([[True, False], [False, False], [True, True], [False, True]])
     for args, want in [((), plainly(own)), ((bank,), plainly(also(torch.ones(C, 2)))), ((bank, used), plainly(also(used))),
                        ((bank, torch.tensor([2, 0, 1, 0])), plainly(also([[1, 1], [0, 0], [1, 0], [0, 0]]))), ((bank, used, .5), plainly(also(used), .5))]:
+        assert fast_nce_loss(text, F_r, y, *args).item() == pytest.approx(want, rel=1e-9)
+        if args[1:]: assert fast_nce_loss(text, F_r, y, *args, at=at).item() == pytest.approx(want, rel=1e-9)
+    assert fast_nce_loss(text, F_r, y, project=lambda v: v*3 + .5).item() == pytest.approx(fast_nce_loss(text*3 + .5, F_r*3 + .5, y).item(), rel=1e-9)
+    for args, want in [((), plainly(own)), ((bank,), plainly(also(torch.ones(C, 2)))), ((bank, torch.tensor([2, 0, 1, 0])), plainly(also([[1, 1], [0, 0], [1, 0], [0, 0]]))), ((bank, None, .5), plainly(also(torch.ones(C, 2)), .5))]:
         assert nce_loss(text, F_r, y, *args).item() == pytest.approx(want, rel=1e-9)
-        if args[1:]: assert nce_loss(text, F_r, y, *args, at=at).item() == pytest.approx(want, rel=1e-9)
-    assert nce_loss(text, F_r, y, project=lambda v: v*3 + .5).item() == pytest.approx(nce_loss(text*3 + .5, F_r*3 + .5, y).item(), rel=1e-9)
-    S, c = gather_samples(F_r, y)
+    S, c = gather_samples(F_r, y, bank, torch.tensor([1, 0, 2, 0]))
+    assert torch.equal(S, torch.cat([F_r[at], bank[0, :1], bank[2]])) and c.tolist() == [0, 0, 1, 0, 2, 2]
+    S, c = gather_slots(F_r, y)
     assert torch.equal(S, F_r[at]) and c.tolist() == [0, 0, 1]
-    S, c = gather_samples(F_r, y, bank, used)
+    S, c = gather_slots(F_r, y, bank, used)
     assert torch.equal(S, torch.cat([F_r[at], bank.flatten(0, 1)])) and c.tolist() == [0, 0, 1, 0, -1, -1, -1, 2, 2, -1, 3]
-    assert nce_loss(text, F_r, torch.zeros_like(y)) == 0 and nce_loss(text, F_r, (y == 1)*(torch.arange(C) == 0)) == 0    # nothing; nothing to stand against
+    assert nce_loss(text, F_r, torch.zeros_like(y)) == 0 == nce_loss(text, F_r, (y == 1)*(torch.arange(C) == 0))
+    assert fast_nce_loss(text, F_r, torch.zeros_like(y)) == 0 and fast_nce_loss(text, F_r, (y == 1)*(torch.arange(C) == 0)) == 0    # nothing; nothing to stand against
     for bad in (text[:3], F_r, y), (text, F_r[:2], y), (text, F_r[:, :3], y), (text[:, :3], F_r, y), (text, F_r, y[:, :3]):
-        with pytest.raises(ValueError, match=r'expected \(C, e\), \(B, C, e\) and \(B, C\)'): nce_loss(*bad)
-    p = Projector(D)
+        with pytest.raises(ValueError, match=r'expected \(C, e\), \(B, C, e\) and \(B, C\)'): fast_nce_loss(*bad)
+        with pytest.raises(ValueError, match='expected'): nce_loss(*bad)
+    p = FastProjector(D)
     assert [tuple(m.weight.shape) for m in p.mlp if isinstance(m, nn.Linear)] == [(16, 8), (16, 16), (16, 16)]
