@@ -26,7 +26,8 @@ def from_the_top(
 )->list[str]:
     "Methods in the order of their curves at the highest ratio."
     t = df.sort_values('known', kind='stable')
-    last = t.groupby(['method', 'known'], sort=False).mAP.mean().groupby('method', sort=False).last()
+    mean = t.groupby(['method', 'known'], sort=False).mAP.mean()
+    last = mean.groupby('method', sort=False).last()
     return last.sort_values(ascending=False, kind='stable').index.tolist()
 
 # %% ../../nbs/report/3_figures.ipynb #07da51fd
@@ -198,8 +199,7 @@ def curve_figure(
     order:list|None=None,         # of the legend; None: the highest curve first
 )->Figure:
     "`curves` on a figure of their own; more than a few in two panels, names at their ends."
-    context = df[df.method.map(on_backbone)]
-    main = df.drop(context.index)
+    context, main = (df[df.method.map(on_backbone) == own] for own in (True, False))
     if df.method.nunique() <= MOST or not len(main):
         fig, ax = plt.subplots(figsize=size or (5, 3.2), layout='constrained')
         curves(df, ax, paper, order=order)
@@ -209,10 +209,10 @@ def curve_figure(
                                 width_ratios=(1.35, 1) if len(context) else None)
         prompt_panel(axs[0, 0], main, paper)
         axs[0, 0].set_title('prompts and adapters on CLIP')
-        if len(context):
-            frozen = context.method.str.endswith('-frozen').any()
-            context_panel(axs[0, 1], context)
-            axs[0, 1].set_title('frozen backbone' if frozen else 'trained end to end')
+        frozen = context.method.str.endswith('-frozen').any()
+        for ax in axs[0, 1:]:   # where there are others
+            context_panel(ax, context)
+            ax.set_title('frozen backbone' if frozen else 'trained end to end')
     one_size(fig)
     if title is not None: fig.suptitle(title, fontsize=FONT + 1)
     return fig
