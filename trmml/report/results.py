@@ -68,9 +68,9 @@ def table2(folder=None)->str:
 def table3(folder=None)->str:
     "Table 3 in one sentence."
     df = table('table3-doodles-runs', folder).reset_index()
-    first = at_ratios(df, '+ KD', BASE)
-    return (f"regions and distillation over {BASE}: {first}; prototypes and contrast over that: "
-            f"{at_ratios(df, '+ MMCL: everything', '+ KD')} mAP points")
+    every = at_ratios(df, '+ MMCL: everything', BASE, (5, 10, 50))
+    return (f"TRM-ML over {BASE} {every}; without prototypes and contrast "
+            f"{at_ratios(df, '+ KD', BASE, (10,))}")
 
 def table4(folder=None)->str:
     "Table 4 in one sentence."
@@ -90,8 +90,8 @@ def table6(folder=None)->str:
     "Table 6 in one sentence."
     df = table('table6-doodles-runs', folder).reset_index()
     words = ('text', 'visual', 'text and visual')
-    said = (f"{w} {at_ratios(df, w, 'neither')}" for w in words)
-    return f"{'; '.join(said)} points over neither"
+    said = (f"{w} {interval(effects(df, w, 'neither').get(10))}" for w in words)
+    return f"over neither, at 10 %: {', '.join(said)} mAP points"
 
 # %% ../../nbs/report/11_results.ipynb #fbc148ad
 def figure4(folder=None)->str:
