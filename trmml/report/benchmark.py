@@ -386,7 +386,7 @@ def factors(
     batch:int=128,
     n:int=5011,      # images of the training that is computed
     epochs:int=40,
-)->pd.DataFrame:     # index what; columns peers, ours (seconds), factor
+)->pd.DataFrame:     # index what; seconds of both sides, factor
     "How many times faster each part is, and a whole training."
     rows = {}
     for own in t.side[t.side != 'peers'].unique(): rows |= factor_rows(t, own, batch, n, epochs)

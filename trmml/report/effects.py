@@ -131,7 +131,7 @@ def beside_print(
     pairs:dict,      # name of a difference, as in DIFFERENCES or not -> (a, b)
     name:str='here', # what the measured rows are called
 )->pd.DataFrame:     # index (difference, source); text by ratio in percent
-    "Differences as printed, and as measured with their intervals."
+    "Differences as published, and as measured with their intervals."
     parts = {d: derive_table3(d).loc[list(DIFFERENCES)] for d in ('voc2007', 'coco2014')}
     rows = {}
     for k, (a, b) in pairs.items():

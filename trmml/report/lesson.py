@@ -45,12 +45,11 @@ def lesson(
     "Part of the doodles' train split with hidden labels, and held-out images to look at."
     run = Run('doodles', 'trmml', known, seed, backbone='doodle-clip', held_out=.2)
     x = inputs(run, root)
-    store, labels, truth = x.train
+    ds, (store, labels, truth) = x.split('train'), x.train
     first = np.arange(min(images, len(store)))
-    ds = x.split('train')
-    return Lesson(x.clip, list(ds.prompts), Rows(store, first), torch.as_tensor(labels[first]),
-                  torch.as_tensor(truth[first]), ds.subset(hold_out(len(ds), .2)[1]), x.test.store,
-                  seed)
+    labels, truth = (torch.as_tensor(y[first]) for y in (labels, truth))
+    return Lesson(x.clip, list(ds.prompts), Rows(store, first), labels, truth,
+                  ds.subset(hold_out(len(ds), .2)[1]), x.test.store, seed)
 
 # %% ../../nbs/report/6c_lesson.ipynb #a31125f6
 def untrained(
