@@ -71,13 +71,13 @@ def guesses(
     path:str|Path,     # of one photo
     classes:list|None, # to show; None: the `k` most likely
     k:int,
-)->list:               # of `trmml.viz.Guess`; label 1 where the threshold is reached, else -1
+)->list:               # of `viz.Guess`; label 2 where the threshold is reached, else -2
     "Classes of a photo with probability and region."
     from trmml.viz import Guess
     p, R = model.look(path)
     shown = [model.classes_.index(c) for c in classes] if classes else np.argsort(-p)[:k]
     return [Guess(str(model.classes_[c]), float(p[c]), R[c],
-                  1 if p[c] >= model.thresholds_[c] else -1) for c in shown]
+                  2 if p[c] >= model.thresholds_[c] else -2) for c in shown]
 
 # %% ../../nbs/photos/08_looking.ipynb #6f4c3232
 class Looking(Regions):
