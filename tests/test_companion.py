@@ -214,7 +214,7 @@ def test_pictures_fall_back_to_fewer_positives():
 
 @pytest.mark.parametrize('n', [0, -1, 6])
 def test_as_many_pictures_as_there_are(n):
-    with pytest.raises(ValueError, match=f'{n} pictures of 5'): pick_pictures(labels(1, 2, 3, 4, 5), n)
+    with pytest.raises(ValueError, match=f'{n} images of 5'): pick_pictures(labels(1, 2, 3, 4, 5), n)
 
 
 class Fixed:

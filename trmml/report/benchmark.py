@@ -658,6 +658,7 @@ def total_dots(
     ax.minorticks_off()
     ax.grid(axis='x', alpha=.3)
 
+# %% ../../nbs/report/9_benchmark.ipynb #af3cf9ec
 def where_time_goes(
     w:pd.DataFrame, # from `per_image`
     title:str|None=None,

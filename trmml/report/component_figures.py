@@ -208,6 +208,7 @@ def column_dots(
                 mfc='w', mec=look['color'], ecolor=look['color'], label=label, zorder=3,
                 marker=look['marker'])
 
+# %% ../../nbs/report/4_component_figures.ipynb #7a62ac03
 def dots(
     df:pd.DataFrame,     # method, known (names of columns), seed, mAP
     order:list,          # methods; those in bold are compared with the others

@@ -152,6 +152,7 @@ def end_labels(
                     annotation_clip=False)
     ax.set_ylim(low, high)
 
+# %% ../../nbs/report/3_figures.ipynb #a98db9e3
 def ends_of(
     df:pd.DataFrame,  # as for `curves`
     flat:tuple=FLAT,  # methods drawn as a horizontal line
@@ -173,6 +174,7 @@ def prompt_panel(
     ax.set_xlim(known.min() - 3, known.max() + 3)
     end_labels(ax, ends_of(df), {m: style(m)['color'] for m in df.method.unique()})
 
+# %% ../../nbs/report/3_figures.ipynb #4bf8d480
 def context_panel(
     ax:Axes,
     df:pd.DataFrame, # the methods of the right panel

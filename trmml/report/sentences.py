@@ -230,6 +230,7 @@ def matching_said(
             f"case, compared with bce-an: {sides(d, REPAIRS, 'bce-an')}; with asl-an: "
             f"{sides(d, REPAIRS, 'asl-an')}.")
 
+# %% ../../nbs/report/2c_sentences.ipynb #ad166c7c
 def losses_short(
     name:str,       # of the way to match
     d:pd.DataFrame, # as for `against`

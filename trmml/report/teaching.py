@@ -27,6 +27,7 @@ from .component_figures import effect, interval
 from .effects import in_words, side
 from ..runs import Run, inputs, trained
 from ..train import predict
+from ..viz.looks import CONTRAST
 
 # %% ../../nbs/report/6d_teaching.ipynb #a00d0782
 SCORES = 'region', 'query'
@@ -129,7 +130,7 @@ def teaching_table(
 
 # %% ../../nbs/report/6d_teaching.ipynb #5ec15e94
 MARKERS = 'os^DvP*X<>'
-COLORS = {REGION: '#0072B2', QUERY: '#D55E00'}
+COLORS = {k: look['color'] for k, look in zip((REGION, QUERY), CONTRAST)}
 
 def point(
     ax:Axes,

@@ -81,6 +81,7 @@ def describe(
     groups = [', '.join(dict.fromkeys(filter(None, g))) for g in (titles, axes, names)]
     return ' '.join(('Figure: ' + '; '.join(filter(None, groups))).split()).rstrip(': ')
 
+# %% ../../nbs/viz/1_images.ipynb #67aecec6
 def thumbnail(
     fig:Figure,         # it is closed
     dpi:int=80,         # dots per inch

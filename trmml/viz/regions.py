@@ -278,6 +278,7 @@ def example_panels(
         for b in boxes: draw_box(ax, b, BOXES[0], lw=1)
         mark_peak(ax, guess[2])
 
+# %% ../../nbs/viz/2_regions.ipynb #2014be3a
 def example_figure(
     images:list,         # n images (H, W, 3) in 0..1
     guesses:list,        # n times name of a method -> its guess, all of one class
