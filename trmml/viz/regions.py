@@ -32,6 +32,7 @@ def enlarged_map(
     high:float,        # the level that becomes 1
 )->np.ndarray:         # (H, W) in [0, 1]
     "A region map at the size of its image, bilinearly."
+    low, high = float(low), float(high)   # tensors too
     unit = (np.asarray(R, np.float32) - low)/max(high - low, 1e-12)
     big = Image.fromarray(unit.astype('float32')).resize(shape[::-1], Image.Resampling.BILINEAR)
     return np.asarray(big).clip(0, 1)
