@@ -158,7 +158,8 @@ def measured_curves(
         x = np.array(list(at))*1.02**i
         y = np.array([e['mean'] for e in at.values()])
         half = np.nan_to_num([(e['high'] - e['low'])/2 for e in at.values()])
-        ax.errorbar(x, y, half, color=look['color'], capsize=3, lw=1.4, label=label)
+        ax.errorbar(x, y, half, color=look['color'], capsize=3, lw=1.4)
+        ax.plot([], [], label=label, ms=6, **look)   # what the legend shows
         clear = np.array([side(e) in ('above', 'below') for e in at.values()])
         for own, face in (clear, look['color']), (~clear, 'w'):
             ax.plot(x[own], y[own], look['marker'], mfc=face, mec=look['color'], ms=6)
@@ -195,7 +196,7 @@ def stated_figure(
     stated:dict,     # row -> points that the text of the paper states, over 10 to 50 %
 )->Figure:
     "Effects over the ratio beside averages that the paper states."
-    fig, ax = plt.subplots(figsize=(5, 3.2), layout='constrained')
+    fig, ax = plt.subplots(figsize=(6.6, 3.2), layout='constrained')
     measured_curves(ax, df, {k: (k, base) for k in rows})
     for i, k in enumerate(rows):
         if k in stated: ax.plot([10, 50], 2*[stated[k]], ':', color=LOOKS[i % len(LOOKS)]['color'],
@@ -205,7 +206,7 @@ def stated_figure(
     ax.set_ylabel(f'difference to {base}, mAP points')
     ax.grid(alpha=.3)
     ax.spines[['top', 'right']].set_visible(False)
-    if ax.get_legend_handles_labels()[0]: ax.legend(frameon=False)
+    if ax.get_legend_handles_labels()[0]: fig.legend(loc='outside right center', frameon=False)
     return one_size(fig)
 
 # %% ../../nbs/report/4b_effects.ipynb #6d23f3dd
@@ -215,17 +216,18 @@ def teacher_figure(
     right:pd.Series,     # row -> positive pseudo-labels that are right, percent
 )->Figure:
     "Effects of several teachers over the precision of their positives, with intervals."
-    fig, ax = plt.subplots(figsize=(5, 3.4), layout='constrained')
-    for row, x in right.items():
-        e = effect(df, row, base)
-        if e is None: continue
+    fig, ax = plt.subplots(figsize=(6.6, 3.2), layout='constrained')
+    found = {row: e for row in right.index if (e := effect(df, row, base)) is not None}
+    for n, (row, e) in enumerate(found.items(), 1):
         half = np.nan_to_num((e['high'] - e['low'])/2)
-        ax.errorbar(x, e['mean'], half, fmt='o', color=LOOKS[0]['color'], capsize=3, lw=1)
-        ax.annotate(row, (x, e['mean']), xytext=(5, 4), textcoords='offset points')
+        ax.errorbar(right[row], e['mean'], half, color=LOOKS[0]['color'], capsize=3, lw=1)
+        # names would cover each other: numbers, with the names beside the axes
+        ax.plot(right[row], e['mean'], 'o', ms=11, color=LOOKS[0]['color'], label=f'{n}  {row}')
+        ax.annotate(str(n), (right[row], e['mean']), color='w', ha='center', va='center')
     ax.axhline(0, color='k', lw=.8)
     ax.set_xlabel('positive pseudo-labels that are right, %')
     ax.set_ylabel(f'mAP points over {base}')
     ax.grid(alpha=.3)
     ax.spines[['top', 'right']].set_visible(False)
-    ax.margins(x=.25)
+    if found: fig.legend(loc='outside right center', frameon=False, handlelength=0, markerscale=0)
     return one_size(fig)
