@@ -16,7 +16,7 @@ nbs, book = root/'nbs', root/'nbs'/'_book'
 MATHJAX = '4.1.3'
 PARTS = {   # folder of nbs -> heading; '.' is nbs itself
     'tutorials': 'Tutorials', 'paper': 'The paper', 'labels_and_metrics': 'Labels and metrics', 'clip': 'CLIP',
-    'data': 'Data', 'doodles': 'Doodles', 'features': 'Features', 'train': 'Training', 'methods': 'Methods',
+    'formats': 'Label formats', 'data': 'Data', 'doodles': 'Doodles', 'features': 'Features', 'train': 'Training', 'methods': 'Methods',
     'runs': 'Runs', 'viz': 'Drawing', 'report': 'Tables and figures', 'photos': 'Your own photos',
     'studies': 'Studies', '.': 'The tables of the paper'}
 
@@ -54,14 +54,26 @@ def contents():
     return '\n'.join(['# Contents', '', toctree('Start', ['/index']), *parts, reference])
 
 
-def mathjax():
-    "One file, packaged with the book, so that formulas need no network."
-    there = book/'static'/'mathjax'/'tex-svg.js'
-    if there.exists(): return
-    there.parent.mkdir(parents=True, exist_ok=True)
+def unpacked(package, *wanted):
+    "(name, bytes) of the files of an npm package whose names match one of `wanted`."
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(['npm', 'pack', '--silent', f'mathjax@{MATHJAX}'], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        with tarfile.open(next(Path(folder).glob('*.tgz'))) as t: there.write_bytes(t.extractfile('package/tex-svg.js').read())
+        subprocess.run(['npm', 'pack', '--silent', f'{package}@{MATHJAX}'], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(next(Path(folder).glob('*.tgz'))) as t:
+            for member in t:
+                name = member.name.removeprefix('package/')
+                if any(Path(name).match(w) for w in wanted) and len(Path(name).parts) <= 3: yield name, t.extractfile(member).read()
+
+
+def mathjax():
+    "MathJax, packaged with the book with the parts of its font that it loads when a formula needs them (an ell, say): no network."
+    there = book/'static'/'mathjax'
+    font = there/'mathjax-newcm-font'   # where mathjax4_config of nbs/conf.py looks
+    if not (there/'tex-svg.js').exists():
+        there.mkdir(parents=True, exist_ok=True)
+        for name, data in unpacked('mathjax', 'tex-svg.js'): (there/name).write_bytes(data)
+    if not font.exists():
+        (font/'svg'/'dynamic').mkdir(parents=True)
+        for name, data in unpacked('@mathjax/mathjax-newcm-font', 'svg/dynamic/*.js'): (font/name).write_bytes(data)
 
 
 def main(out=root/'_docs'):

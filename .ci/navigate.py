@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ['tutorials', 'labels_and_metrics', 'clip', 'data', 'doodles', 'features', 'train', 'paper', 'methods',
+FOLDERS = ['tutorials', 'labels_and_metrics', 'clip', 'formats', 'data', 'doodles', 'features', 'train', 'paper', 'methods',
            'runs', 'viz', 'report', 'photos', '.', 'studies']
 LINE = re.compile(r'\n\n\*?(?:\[previous|\[index)[^\n]*\| ?(?:\[next[^\n]*|\[index\]\([^)]*\))\*?$')
 

@@ -14,7 +14,7 @@ ORDER = [   # top to bottom: a module imports only from its own package and from
     {'cli'}, {'report'}, {'photos'}, {'runs'}, {'methods'}, {'model'},
     {'losses'}, {'contrastive_fast'}, {'contrastive'}, {'prototypes_fast'}, {'prototypes'}, {'distillation'},
     {'regions_fast'}, {'regions'},   # sections 3.6 to 3.2
-    {'train'}, {'viz'}, {'features'}, {'data'}, {'doodles'}, {'clip'}, {'metrics'}, {'labels'}, {'files'}, {'progress'}]
+    {'train'}, {'viz'}, {'features'}, {'data'}, {'formats'}, {'doodles'}, {'clip'}, {'metrics'}, {'labels'}, {'files'}, {'progress'}]
 LEVEL = {name: i for i, level in enumerate(ORDER) for name in level}
 ALLOWED = {   # imports against the order that are part of the design, each with its reason
     ('trmml', 'photos'),   # `from trmml import TRMML`, when it is asked for

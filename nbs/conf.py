@@ -24,6 +24,7 @@ myst_dmath_double_inline = True  # $$ after a line of text
 myst_heading_anchors = 4
 myst_heading_slug_func = 'conf.anchor'
 mathjax_path = 'mathjax/tex-svg.js'
+mathjax4_config = {'output': {'fontPath': '[mathjax]/%%FONT%%-font'}}   # parts of the font, beside it
 autodoc_typehints = 'signature'
 autodoc_inherit_docstrings = False   # torch's are in another language of markup
 autodoc_member_order = 'bysource'

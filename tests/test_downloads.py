@@ -371,4 +371,7 @@ def test_clip_weights_come_through_open_clip(monkeypatch):
     assert download('RN101') == Path('/x/RN101.pt') and 'RN101' in asked[0]
     def fails(cfg): raise OSError('no network')
     monkeypatch.setattr(open_clip.pretrained, 'download_pretrained', fails)
-    with pytest.raises(ConnectionError, match='openai weights of RN50 .* no network.* path of a local copy'): download('RN50')
+    monkeypatch.setattr(trmml.clip.weights, 'answers', lambda url: True)
+    with pytest.raises(ConnectionError, match="weights 'openai' of RN50 .*OSError: no network.* path of a local copy"): download('RN50')
+    monkeypatch.setattr(trmml.clip.weights, 'answers', lambda url: False)
+    with pytest.raises(ConnectionError, match="weights 'openai' of RN50 .*does not answer.* path of a local copy"): download('RN50')

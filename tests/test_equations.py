@@ -7,7 +7,7 @@ import torch
 
 from trmml.contrastive import nce_loss
 from trmml.contrastive_fast import fast_nce_loss
-from trmml.distillation import kd_loss, match_both
+from trmml.distillation import distil, kd_loss, match_both
 from trmml.losses import asymmetric_loss, total_loss
 from trmml.prototypes import MemoryBank, Thresholds, agree, class_means, pseudo_labels, topk_pixels
 from trmml.regions import RegionDecoder, dual_logits, matching, pool_regions, region_maps
@@ -80,6 +80,12 @@ def test_equation_6(printed):
         r, q = sigmoid(X['z_r'][b, c]), sigmoid(X['z_q'][b, c])
         return r*math.log(r/q) + (0 if printed else (1 - r)*math.log((1 - r)/(1 - q)))
     same(kd_loss(t('z_r'), t('z_q'), one_sided=printed), sum(map(sum, table(kl)))/B)
+
+
+def test_the_region_score_teaches_unless_said_otherwise():
+    r, q = t('z_r'), t('z_q')
+    assert torch.equal(distil(r, q), kd_loss(r, q)) and not torch.equal(kd_loss(r, q), kd_loss(q, r))
+    with pytest.raises(ValueError, match="teacher='text': use 'region', 'query' or 'both'"): distil(r, q, 'text')
 
 
 def best(b, c, k): return sorted(PLACES, key=lambda p: -X['e'][b, c][p])[:k]

@@ -418,7 +418,7 @@ def test_unreadable_images(mine, tmp_path):
 
 def test_an_image_that_was_only_out_of_reach_is_read_later(mine, tmp_path, monkeypatch):
     real = reading.open_image
-    def away(path):
+    def away(path, side=None):
         if path == mine.paths[9]: raise ValueError(f'{path}: the network is down')
         return real(path)
     with monkeypatch.context() as m:

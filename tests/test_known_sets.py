@@ -1,7 +1,7 @@
 """Companion notebooks on a known data set: without data one sentence in the second cell, with a small folder of its layout to the end."""
+import re
 from pathlib import Path
 
-import re
 import nbformat
 import numpy as np
 import papermill
@@ -28,7 +28,7 @@ def test_without_data_one_sentence(name, tmp_path):
     assert error.evalue.count('\n') == 0
     code = [c for c in nbformat.read(tmp_path/f'{name}.ipynb', 4).cells if c.cell_type == 'code' and 'injected-parameters' not in c.metadata.tags]
     ran = [c for c in code if c.execution_count]
-    assert any(o.output_type == 'error' for o in ran[-1].outputs) and len(ran) <= 4    # a stored result, parameters, their check, then this
+    assert any(o.output_type == 'error' for o in ran[-1].outputs) and len(ran) <= 5    # a stored result, parameters, their check, rows, then this
     assert not list((tmp_path/'out').rglob('*.csv'))
 
 

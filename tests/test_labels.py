@@ -1,11 +1,12 @@
 """Golden masks of the larger data sets, and the slow references of the protocols."""
 import hashlib
+import inspect
 
 import numpy as np
 import pytest
 import torch
 
-from trmml.labels import check_labels, describe, partial, single_positive, statistics
+from trmml.labels import check_labels, describe, partial, ratio_counts, show_labels, show_ratios, show_statistics, single_positive, statistics, validation_split
 
 GOLDEN = [  # shape, ratio, entries kept, first 16 hex digits of sha256(packbits)
     ((5011, 20), .1, 10108, '6c449e375ae8f362'), ((5011, 20), .5, 50163, 'eaf149bf815e9948'),
@@ -84,3 +85,39 @@ def test_anything_array_like_is_accepted(values):
 def test_other_codes_are_refused(values, words):
     with pytest.raises(ValueError) as error: check_labels(values)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize('share', [0, 1, -.1, 1.5])
+def test_a_share_is_between_0_and_1(share):
+    with pytest.raises(ValueError, match='expected a number between 0 and 1'): validation_split(10, share)
+
+
+def test_a_label_matrix_in_numbers():
+    Y = [[1, 0, -1], [0, 0, 0], [-1, 0, 1]]
+    assert describe(Y, ['a', 'b', 'c']) == {
+        'images': 3, 'classes': 3, 'positives': 2, 'negatives': 2, 'unknown': 5, 'known': 4/9, 'images without positives': 1,
+        'images without labels': 1, 'classes without positives': ['b']}
+
+
+def test_pictures_of_labels():
+    import matplotlib
+    matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+    Y = partial(np.where(np.arange(40).reshape(20, 2) % 3, -1, 1), .5, 0)
+    fig, axs = plt.subplots(1, 5)
+    assert show_labels(Y, axs[0], 'known').get_title() == 'known' and axs[0].images[0].get_array().shape == (2, 20, 3)
+    table = statistics(Y, ['a', 'b'])
+    assert show_statistics(table, axs[1], 'a title').get_title() == 'a title' and axs[1].yaxis_inverted()
+    widths = np.array([[r.get_width() for r in c] for c in axs[1].containers])
+    assert (widths.sum(0) == 20).all() and [t.get_text() for t in axs[1].get_yticklabels()] == ['a', 'b']
+    assert {r.get_x() for r in axs[1].containers[1]} == set(table.positives)          # bars stand behind each other
+    ratios = inspect.signature(ratio_counts).parameters['ratios'].default
+    assert ratios == inspect.signature(show_ratios).parameters['ratios'].default
+    counts = ratio_counts(Y)
+    assert counts['positives'].shape == (2, len(ratios)) and (np.diff(counts['positives'], axis=1) >= 0).all()
+    show_ratios(counts, axs[2:])
+    assert not axs[2].get_yticks().size and [t.get_text() for t in axs[2].get_xticklabels()] == ['10%', '30%', '50%', '70%', '90%']
+    show_ratios(counts, axs[2:], ['a', 'b'])
+    most = ['a', 'b'][counts['positives'][:, -1].argmax()]
+    assert axs[2].get_yticklabels()[0].get_text() == most
+    plt.close(fig)

@@ -20,7 +20,9 @@ CFG = PARSER['DEFAULT']
 PROJECT = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))
 LATER = {   # imported inside a function, by those who installed the extra
     'papermill': 'notebooks', 'IPython': 'notebooks', 'dask': 'cluster', 'distributed': 'cluster', 'seaborn': 'notebooks',
-    'ipywidgets': 'notebooks', 'nbformat': 'notebooks'}
+    'ipywidgets': 'notebooks', 'nbformat': 'notebooks', 'sklearn': 'notebooks', 'anywidget': 'label', 'traitlets': 'label', 'voila': 'label',
+    'pillow_heif': 'photos', 'openpyxl': 'photos', 'pyarrow': 'parquet', 'onnx': 'export', 'onnxruntime': 'export', 'onnxscript': 'export',
+    'polars': 'dev'}   # for whoever asks for its frames
 
 
 ON_DEMAND = {'tabulate': '.to_markdown('}   # not imported here: what pandas asks for when the call on the right is made
@@ -34,7 +36,8 @@ def imports():
     "(top-level name, module, whether it is imported with the module) of all imports of other projects."
     for path in sorted((ROOT/'trmml').rglob('*.py')):
         tree = ast.parse(path.read_text(encoding='utf-8'))
-        inside = {n for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.Lambda)) for n in ast.walk(f)}
+        def later(n): return isinstance(n, (ast.FunctionDef, ast.Lambda)) or isinstance(n, ast.If) and ast.unparse(n.test) == 'TYPE_CHECKING'
+        inside = {n for f in ast.walk(tree) if later(f) for n in ast.walk(f)}
         for n in ast.walk(tree):
             if isinstance(n, ast.Import): names = [a.name for a in n.names]
             elif isinstance(n, ast.ImportFrom) and not n.level: names = [n.module]
@@ -63,7 +66,7 @@ def test_what_is_imported_later_has_an_extra():
 
 def test_extras():
     extras = {k.removesuffix('_requirements') for k in CFG if k.endswith('_requirements')}
-    assert extras == {'notebooks', 'parquet', 'cluster', 'docs', 'dev'}
+    assert extras == {'notebooks', 'photos', 'label', 'export', 'parquet', 'cluster', 'docs', 'dev'}
     assert {'jupyterlab', 'nbdev', 'execnb', 'fastcore', 'ghapi', 'papermill', 'seaborn'} <= requirements('notebooks_requirements')
     assert not requirements() & requirements('notebooks_requirements')
 

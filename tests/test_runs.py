@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from dataclasses import fields
@@ -204,6 +205,29 @@ def test_two_workers_of_a_cluster_give_what_one_process_gives(drawn, one_by_one,
     assert not [n for n in names(tmp_path) if n.endswith(('.tmp', '.ckpt'))]
 
 
+def kill_one_at_work(cluster, out, killed):
+    "Kill a worker once a run has a checkpoint; all workers have a run then."
+    until = time.time() + 120
+    while not list(out.rglob('*.ckpt')) and time.time() < until: time.sleep(.02)
+    pid = next(iter(cluster.workers.values())).pid
+    os.kill(pid, signal.SIGKILL)
+    killed.append(pid)
+
+
+def test_a_killed_worker_of_a_cluster_needs_no_second_call(drawn, tmp_path, monkeypatch):
+    distributed = pytest.importorskip('distributed', reason='dask is not installed')
+    several, out, killed = [run(drawn, seed=s, epochs=3*EPOCHS, batch=8) for s in range(4)], tmp_path/'many', []
+    alone = perform_all(several, tmp_path, tmp_path/'alone', n_jobs=2, progress=False)   # one thread each, as there
+    with distributed.LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        monkeypatch.setenv('TRMML_CLUSTER', cluster.scheduler_address)
+        at = threading.Thread(target=kill_one_at_work, args=(cluster, out, killed))
+        at.start()
+        results = perform_all(several, tmp_path, out, progress=False)
+        at.join()
+    assert killed and [r['mAP'] for r in results] == [r['mAP'] for r in alone]
+    assert names(out) == names(tmp_path/'alone') and not [n for n in names(out) if n.endswith(('.tmp', '.ckpt'))]
+
+
 def test_no_cluster_at_the_address(drawn, tmp_path, monkeypatch):
     pytest.importorskip('distributed', reason='dask is not installed')
     monkeypatch.setenv('TRMML_CLUSTER', 'tcp://127.0.0.1:9')
@@ -306,6 +330,49 @@ def test_killed_run_goes_on_to_the_same_numbers(world, tmp_path):
     a, b = (stored(r, out, tmp_path) for out in (whole, broken))
     assert a['mAP'] == b['mAP'] and a['metrics'] == b['metrics'] and a['log'] == b['log'] and len(a['log']) == EPOCHS
     assert (file(whole, r, '.safetensors')).read_bytes() == (file(broken, r, '.safetensors')).read_bytes()
+
+
+AT_WORK = """
+import os, sys, time
+from pathlib import Path
+from trmml.methods import register
+from trmml.methods.coop import CoOp
+from trmml.runs import Run, perform_all
+OUT = Path(sys.argv[2])
+
+class Endless(CoOp):
+    def loss(self, x, labels, batch=None):
+        (OUT/f'{os.getpid()}.pid').touch()
+        time.sleep(600)
+
+if __name__ == '__main__':
+    from endless import Endless
+    register('endless', Endless)
+    perform_all([Run(sys.argv[1], 'endless', .5, seed, settings=dict(epochs=2, batch=8), image_size=64) for seed in (0, 1)], OUT, OUT, n_jobs=2, progress=False)
+"""
+
+
+def alive(pid):
+    "Whether a process is there and no zombie."
+    try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError: return False
+
+
+@pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='needs /proc')
+def test_workers_end_with_the_process_that_started_them(drawn, tmp_path):
+    (tmp_path/'endless.py').write_text(AT_WORK)
+    places = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    p = subprocess.Popen([sys.executable, tmp_path/'endless.py', drawn, tmp_path], env=dict(os.environ, PYTHONPATH=places), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.time() + 120
+    while len(pids := [int(f.stem) for f in tmp_path.glob('*.pid')]) < 2 and p.poll() is None and time.time() < until: time.sleep(.1)
+    assert len(pids) == 2 and all(map(alive, pids))
+    p.kill()
+    p.wait()
+    until = time.time() + 60
+    while any(map(alive, pids)) and time.time() < until: time.sleep(.1)
+    left = [pid for pid in pids if alive(pid)]
+    for pid in left: os.kill(pid, signal.SIGKILL)
+    assert not left
 
 
 class Killed(BaseException): "As if by a signal: nobody catches it."

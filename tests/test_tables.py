@@ -42,6 +42,7 @@ HANDLED = {   # what is odd about it: bytes, labels
     'unicode and spaces in paths': ('image,cat,dog\ngrün wald.jpg,1,0\nsub dir/c.jpg,,1\n'.encode(), GOOD),
     'a decomposed umlaut in a path': (f'image,cat,dog\n{NFD},1,0\nsub dir/c.jpg,,1\n'.encode(), GOOD),
     'Windows paths': ('image,cat,dog\na.jpg,1,0\nsub dir\\c.jpg,,1\n'.encode(), GOOD),
+    'nan and NA for blank': (b'image,cat,dog\na.jpg,1,0\nb.jpg,nan,1\n', GOOD),
     'a class that nobody knows anything of': (b'image,cat,dog\na.jpg,,0\nb.jpg,,1\n', [[0, -1], [0, 1]]),
     'a list in a cell': (b'image,labels\na.jpg,cat;dog\nb.jpg,\n', [[1, 1], [0, 0]]),
     'a list as pandas writes it': (b'image,tags\na.jpg,"[\'cat\', \'dog\']"\nb.jpg,[]\n', [[1, 1], [0, 0]])}
@@ -51,7 +52,7 @@ REFUSED = {   # what is wrong with it: bytes, words of the error
     'a header alone': (b'image,cat,dog\n', 'a header and no rows'),
     'no header': (b'a.jpg,1,0\nb.jpg,,1\n', 'write a header above it'),
     'photos alone': (b'image\na.jpg\n', 'a column for the photo and one for each class'),
-    'a separator that is none': (b'image|cat|dog\na.jpg|1|0\n', 'separated by , ; or tab'),
+    'a separator that is none': (b'image:cat:dog\na.jpg:1:0\n', 'separated by , ; | or tab'),
     'another separator in a row': (b'image,cat,dog\na.jpg;1;0\n', 'row 2: 1 cells, the header has 3'),
     'a row that is short': (b'image,cat,dog\na.jpg,1,0\nb.jpg,1\n', 'row 3: 2 cells, the header has 3'),
     'a row that is long': (b'image,cat,dog\na.jpg,1,0,1\n', 'row 2: 4 cells, the header has 3'),
@@ -59,7 +60,7 @@ REFUSED = {   # what is wrong with it: bytes, words of the error
     'another code: -1': (b'image,cat,dog\na.jpg,1,-1\n', "row 2, column 'dog': '-1' is no label; write 1"),
     'a word as a label': (b'image,cat,dog\na.jpg,1,0\nb.jpg,maybe,0\n', "row 3, column 'cat': 'maybe' is no label"),
     'a probability as a label': (b'image,cat,dog\na.jpg,0.7,0\n', "'0.7' is no label"),
-    'nan as a label': (b'image,cat,dog\na.jpg,nan,0\n', "'nan' is no label"),
+    'a question mark as a label': (b'image,cat,dog\na.jpg,?,0\n', "'?' is no label"),
     'a class without a name': (b'image,cat,\na.jpg,1,0\n', 'row 1: column 3 has no name'),
     'two classes of one name': (b'image,cat,cat\na.jpg,1,0\n', "two columns are called 'cat'"),
     'two rows for one photo': (b'image,cat,dog\na.jpg,1,0\nb.jpg,1,0\na.jpg,1,0\n', 'row 4: a.jpg stands in row 2 too'),
@@ -90,7 +91,8 @@ def test_odd_tables_are_handled(photos, name):
 def test_a_class_that_is_called_labels(photos, column, suffix):
     t = pd.DataFrame({'image': ['a.jpg', 'b.jpg', 'grün wald.jpg'], column: [1, 0, None]})
     t.to_csv(photos/'mine.csv', index=False) if suffix == 'csv' else t.to_parquet(photos/'mine.parquet')
-    ds = load(photos/f'mine.{suffix}')
+    with pytest.raises(ValueError, match=rf"may be one class or numbers of classes; say classes=\['{column}'\]"): load(photos/f'mine.{suffix}')
+    ds = load(photos/f'mine.{suffix}', classes=[column])
     assert ds.classes == [column] and ds.labels.tolist() == [[1], [-1], [0]] and 'blank unknown' in ds.card['code']
 
 
@@ -126,7 +128,7 @@ def test_splits_and_card(photos):
 
 def test_unlisted_and_separator(photos):
     (photos/'x.csv').write_text('image,labels\na.jpg,"cat, small|dog"\nb.jpg,dog\n')
-    assert load(photos/'x.csv').classes == ['cat', 'dog', 'small']
+    with pytest.raises(ValueError, match='may|both'): load(photos/'x.csv')   # a class of its own, or two
     ds = load(photos/'x.csv', unlisted='negative', separator='|')
     assert ds.classes == ['cat, small', 'dog'] and ds.labels.tolist() == [[1, 1], [-1, 1]] and 'the rest negative' in ds.card['code']
     assert ds.variant != load(photos/'x.csv', separator='|').variant

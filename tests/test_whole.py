@@ -748,7 +748,7 @@ def test_parts_of_the_prototypes():
         with pytest.raises(ValueError, match='use the same images at one resolution for both'): topk_pixels(e, bad, 1, at)
     bank = MemoryBank(C, 3, D).double()
     for vectors, labels in (torch.randn(3, 2, D), y), (torch.randn(4, 2, D + 1), y), (torch.randn(3, 2, D), y[:, :3]):
-        with pytest.raises(ValueError, match=r'expected \(\d, k, 8\) for \d positives of 4 categories'): bank.push(vectors, labels)
+        with pytest.raises(ValueError, match=r'expected \(\d, k, 8\) for \d positives of 4 classes'): bank.push(vectors, labels)
     bank.push(torch.randn(4, 2, D, dtype=torch.float64), y)
     assert bank.filled.tolist() == [2, 2, 0, 3] and bank.head.tolist() == [2, 2, 0, 1] and bank.ready.tolist() == [True, True, False, True]
     with pytest.raises(ValueError, match='give one label for each'): class_means(torch.randn(2, 3), y)
@@ -798,6 +798,10 @@ def test_parts_of_the_contrast():
         assert nce_loss(text, F_r, y, *args).item() == pytest.approx(want, rel=1e-9)
     S, c = gather_samples(F_r, y, bank, torch.tensor([1, 0, 2, 0]))
     assert torch.equal(S, torch.cat([F_r[at], bank[0, :1], bank[2]])) and c.tolist() == [0, 0, 1, 0, 2, 2]
+    wide = draw(C, D + 1, D)   # more slots than dimensions: all are in use where nothing says otherwise
+    assert len(gather_samples(F_r, y, wide)[0]) == 3 + C*(D + 1)
+    for loss in nce_loss, fast_nce_loss:   # two of the four anchors have samples
+        assert loss(text, F_r, y, reduction='sum').item() == pytest.approx(2*plainly(own), rel=1e-9)
     S, c = gather_slots(F_r, y)
     assert torch.equal(S, F_r[at]) and c.tolist() == [0, 0, 1]
     S, c = gather_slots(F_r, y, bank, used)

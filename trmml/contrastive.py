@@ -61,7 +61,7 @@ def nce_loss(
         raise ValueError(f'anchors are {tuple(anchors.shape)}, regions {tuple(F_r.shape)}, '
                          f'labels {tuple(labels.shape)}: expected (C, e), (B, C, e) and (B, C)')
     S, c = gather_samples(F_r, labels, bank, bank_filled)
-    sim = normalize(anchors, dim=-1) @ normalize(S, dim=-1).T/tau           # (C, N)
-    each = [contrast_one(sim[a], c == a) for a in c.unique()]               # anchors with samples
-    if reduction == 'sum': return sum(each, 0*sim.sum())
-    return sum(each, 0*sim.sum())/max(len(each), 1)
+    sim = normalize(anchors) @ normalize(S).T/tau                    # (C, N), cosines
+    each = [contrast_one(sim[a], c == a) for a in c.unique()]        # anchors with samples
+    if not each: return sim.sum()                                    # of nothing: 0
+    return torch.stack(each).sum() if reduction == 'sum' else torch.stack(each).mean()

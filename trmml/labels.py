@@ -59,7 +59,7 @@ def _check_ratio(
     "A known-label ratio, or a `ValueError` with a hint for percentages."
     if isinstance(known, Real) and 0 < known <= 1: return float(known)
     percent = isinstance(known, Real) and 1 < known <= 100
-    hint = f'; did you mean {known/100:g}?'.replace(' 0.', ' .') if percent else ''
+    hint = f'; did you mean {known/100:g}?' if percent else ''
     raise ValueError(f'known-label ratio {known!r}: expected a number above 0 and at most 1{hint}')
 
 # %% ../nbs/labels_and_metrics/1_labels.ipynb #b230f24e
@@ -119,7 +119,7 @@ def validation_split(
 )->tuple[np.ndarray, np.ndarray]:   # rows to train on, rows to validate on, both sorted
     "Cut a train split in two; `ValueError` for a share that is not between 0 and 1."
     if not 0 < share < 1:
-        raise ValueError(f'share {share!r}: expected a number between 0 and 1, such as .2')
+        raise ValueError(f'share {share!r}: expected a number between 0 and 1, such as 0.2')
     rows, k = np.random.RandomState(seed).permutation(n), int(np.round(share*n))
     cut = n - k if last else k
     first, rest = np.sort(rows[:cut]), np.sort(rows[cut:])

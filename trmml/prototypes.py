@@ -67,7 +67,7 @@ def check_arrivals(
     (C, _, d), k = V.shape, vectors.shape[-2]
     if labels.shape[1] != C or vectors.shape != (n, k, d):
         raise ValueError(f'{tuple(vectors.shape)=}, {tuple(labels.shape)=}: expected ({n}, k, '
-                         f'{d}) for {n} positives of {C} categories')
+                         f'{d}) for {n} positives of {C} classes')
 
 # %% ../nbs/paper/3_prototypes_eq7-12.ipynb #5e006f02
 class FifoQueues(Queues):

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/clip/00_clip.ipynb #e451fadc
 from .encoders import (DOODLE_CLIP, MEAN, STD, Features, attention_pool, dense_features,
                                  feature_map, image_features, position_embedding, square)
+from .fold import fold_batchnorm, fold_projections
 from .imagenet import (IMAGENET, TOWERS, SmallResNet, Tower, Trunk, trunk_map,
                                  word_vectors)
 from .linear import linear, through
@@ -16,4 +17,4 @@ from .model import CLIP, Frozen, architecture, resnets, settings_of
 from .packing import causal_block, encode_embeddings
 from .prompts import PromptLearner, around_context
 from .text import byte_pairs, tokenize
-from .weights import OPENAI_MARKS, doodle_file, read_weights, unpack
+from .weights import OPENAI_MARKS, doodle_file, download_weights, read_weights, unpack

@@ -104,11 +104,11 @@ def why_not(
     "Why a model of open_clip cannot be used here."
     v, t = cfg['vision_cfg'], cfg['text_cfg']
     if t.get('hf_model_name'):
-        return 'text tower of Hugging Face: prompts cannot be put in as vectors'
+        return 'text encoder of Hugging Face: prompts cannot be put in as vectors'
     if t.get('embed_cls') or v.get('attentional_pool'):
-        return 'CoCa: its text tower has a token of its own at the end'
+        return 'CoCa: its text encoder has a token of its own at the end'
     if t.get('pool_type') == 'eos':
-        return 'its text tower is read at a token that only its own tokenizer knows'
+        return 'its text encoder is read at a token that only its own tokenizer knows'
     return ''
 
 def size_of(
@@ -343,7 +343,7 @@ class ImageOnly(nn.Module):
 
 def no_text(*_):
     "What stands where the text encoder would be."
-    raise ValueError('this backbone was loaded without its text tower: load it with text=True to '
+    raise ValueError('this backbone was loaded without its text encoder: load it with text=True to '
                      'read sentences')
 
 # %% ../../nbs/clip/14_backbones.ipynb #ff6332b2

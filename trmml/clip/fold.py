@@ -37,7 +37,9 @@ def fold_projections(
     pool = visual.attnpool
     (w_v, b_v), (w_c, b_c) = ((p.weight.detach().double(), p.bias.detach().double())
                               for p in (pool.v_proj, pool.c_proj))
-    joint = nn.Linear(w_v.shape[1], len(w_c)).to(pool.c_proj.weight).requires_grad_(False)
+    # no number is drawn: features that are kept and features made now leave the same generator
+    joint = nn.utils.skip_init(nn.Linear, w_v.shape[1], len(w_c), device=w_c.device)
+    joint = joint.to(pool.c_proj.weight).requires_grad_(False)
     joint.weight.copy_(w_c @ w_v)
     joint.bias.copy_(w_c @ b_v + b_c)
     pool.joint = joint

@@ -71,7 +71,7 @@ def skeleton(
 )->nn.Module:         # random weights
     "An untrained image encoder by name; a `ValueError` for another name."
     if name not in TOWERS:
-        raise ValueError(f'unknown tower {name!r}: use one of {", ".join(TOWERS)}')
+        raise ValueError(f'unknown backbone {name!r}: use one of {", ".join(TOWERS)}')
     if name == 'doodle-resnet': return SmallResNet(classes or 64)
     return getattr(torchvision.models, name)(num_classes=classes or 1000)
 
@@ -85,10 +85,10 @@ def fit_state(
     want = {k: v for k, v in model.state_dict().items()
             if not k.startswith('fc.') and 'num_batches' not in k}
     for k, v in want.items():
-        if k not in state: raise ValueError(f'{source} holds no such tower: it lacks {k}')
+        if k not in state: raise ValueError(f'{source} holds no such backbone: it lacks {k}')
         if state[k].shape != v.shape:
-            raise ValueError(f'{source} holds another tower: its {k} is {tuple(state[k].shape)}, '
-                             f'expected {tuple(v.shape)}')
+            raise ValueError(f'{source} holds another backbone: its {k} is '
+                             f'{tuple(state[k].shape)}, expected {tuple(v.shape)}')
     have = model.state_dict()
     fits = {k: v for k, v in state.items() if k in have and v.shape == have[k].shape}
     model.load_state_dict(fits, strict=False)
@@ -199,8 +199,8 @@ def speaker(
 )->CLIP:
     "A CLIP that has words for a backbone; a `ValueError` if there is none of its size."
     if tower.name not in SPEAKERS:
-        raise ValueError(f'{tower.name} has no text tower: give `words`, a GloVe file or a (C, D) '
-                         f'tensor')
+        raise ValueError(f'{tower.name} has no text encoder: give `words`, a GloVe file or a '
+                         f'(C, D) tensor')
     # whose CLIP is always there
     random = tower.source.startswith('random') and tower.name != 'doodle-resnet'
     return load_clip(SPEAKERS[tower.name], None if random else 'openai')

@@ -41,7 +41,7 @@ def recording(
 )->Callable:           # of the context vectors
     "The recorded text pass, made when first needed; a `RuntimeError` if it cannot be recorded."
     if any(p.requires_grad for p in (*model.transformer.parameters(), model.text_projection)):
-        raise RuntimeError('the text tower is being trained')
+        raise RuntimeError('the text encoder is being trained')
     kind = torch.get_autocast_dtype('cuda') if torch.is_autocast_enabled('cuda') else None
     there = place(model, prompts)
     if prompts.recorded is None or prompts.recorded['place'] != there:

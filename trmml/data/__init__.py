@@ -10,9 +10,8 @@ from .catalogue import ALIASES, PEERS, SETUPS, as_peer, full_name, policy
 from .coco import COCO_DEFAULTS, decode_rle
 from .dataset import BOX_COLUMNS, CLEAN_NAMES, Dataset, box_pairs, clean_name
 from .downloads import download
-from .images import open_image
+from .images import IMAGES, image_names, natural, open_image
 from .loading import READERS, SETTINGS, load
-from .table import CODE, check_header, convert_cells, parse_table
-from .table import read_cells, table_paths, write_csv
+from .table import parse_table, write_csv
 from .voc import VOC_CLASSES
 from ..files import data_root

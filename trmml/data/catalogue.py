@@ -37,7 +37,7 @@ def as_peer(
     "How the code of a compared method reads a data set."
     known = PEERS.get(full_name(name), {})
     if peer not in known:
-        raise ValueError(f'{name} as {peer!r}: known are {", ".join(known) or "no peers"}')
+        raise ValueError(f'{name} as {peer!r}: known are {", ".join(known) or "none"}')
     return dict(known[peer])
 
 # %% ../../nbs/data/12_catalogue.ipynb #b86eadbb

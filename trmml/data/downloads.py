@@ -94,14 +94,9 @@ def weights(
     name:str,             # 'RN50', 'RN101' or another model of open_clip
     tag:str='openai',     # of its weights
 )->Path:                  # of the file
-    "CLIP's weights through open_clip, which checks their hash."
-    import open_clip
-    cfg = open_clip.pretrained.get_pretrained_cfg(name, tag)
-    try: return Path(open_clip.pretrained.download_pretrained(cfg))
-    except Exception as error:
-        raise ConnectionError(
-            f'the {tag} weights of {name} could not be downloaded ({type(error).__name__}: '
-            f'{error}); trmml.clip.load takes the path of a local copy as `weights`') from error
+    "CLIP's weights through open_clip, which checks their hash. Raises ConnectionError."
+    from trmml.clip import download_weights
+    return download_weights(name, tag)
 
 # %% ../../nbs/data/14_downloads.ipynb #7063e504
 def download(

@@ -22,6 +22,7 @@ from .table import read_table
 from .vg200 import read_vg200
 from .voc import find_voc, voc2007, voc2012, voc_folder
 from ..files import data_root
+from ..formats import KINDS, OPTIONS, has_labels
 
 # %% ../../nbs/data/15_loading.ipynb #bcaead46
 def doodles(
@@ -43,9 +44,9 @@ Reader = Callable[..., tuple[dict, dict, str]]   # (root or path, split, **choic
 READERS = dict(voc2007=voc2007, voc2012=voc2012, coco2014=coco2014, vg200=read_vg200,
                nuswide=read_nuswide, cub200=read_cub200, doodles=doodles)
 SETTINGS = dict(coco2014=tuple(COCO_DEFAULTS), vg200=('source',), nuswide=('setup',),
-                cub200=('min_certainty',), table=('images', 'unlisted', 'separator'),
-                folder=tuple(COCO_DEFAULTS))
-TABLES = ('.csv', '.tsv', '.txt', '.parquet')
+                cub200=('min_certainty',), folder=tuple(COCO_DEFAULTS),
+                table=('images', *OPTIONS))
+TABLES = KINDS   # what files of labels end in
 
 # %% ../../nbs/data/15_loading.ipynb #749b9010
 def _check_settings(
@@ -67,8 +68,10 @@ def _of_path(
 )->tuple[Reader, str]:          # its reader, the kind of settings it knows
     "How a path is read: by what its name ends in, or by what the folder holds."
     if path.suffix.lower() in TABLES: return read_table, 'table'
-    if find_voc(path) is None: return coco_folder, 'folder'
-    return voc_folder, 'voc folder'
+    if find_voc(path) is not None: return voc_folder, 'voc folder'
+    if not (path/'annotations').is_dir() and path.is_dir() and has_labels(path):
+        return read_table, 'table'
+    return coco_folder, 'folder'
 
 # %% ../../nbs/data/15_loading.ipynb #2738a5d0
 def _check_path(
@@ -124,10 +127,12 @@ def load(
     prompts:str='clean',         # class names for prompts: 'clean' or 'raw'
     **settings:object,           # of this data set alone: see `SETTINGS`
 )->Dataset:                      # images, labels, class names and boxes
-    """Load one split of a data set: a known one, a folder in COCO or VOC format, or a CSV or
-    parquet table. A class that an image shows only as difficult objects gets the label -1, 1
-    or 0; with `empty='default'` images without annotation are dropped from coco2014 only. Raises
-    FileNotFoundError for data that are not there, ValueError for data or choices that are none."""
+    """Load one split of a data set: a known one, a folder in COCO or VOC format, or a table or
+    export of a labelling tool. A class that an image shows only as difficult objects gets the label
+    -1, 1 or 0; with `empty='default'` images without annotation are dropped from coco2014 only.
+
+    Raises FileNotFoundError for data that are not there, ValueError for data or choices that are
+    none."""
     choice('difficult', difficult, ('negative', 'positive', 'ignore'))
     choice('empty', empty, ('default', 'keep', 'drop'))
     choice('prompts', prompts, ('clean', 'raw'))

@@ -56,7 +56,10 @@ def draw_file(
     "Draw one image into a file and say what is in it."
     scene = compose(seed)
     img, ids, visible = draw(scene, size)
-    img.save(path, compress_level=1)
+    try: img.save(path, compress_level=1)
+    except OSError as error:   # a full disk has no name
+        raise OSError(error.errno, f'{error.strerror}; make room or choose another folder',
+                      str(path)) from None
     rng = np.random.RandomState((seed, 1))
     return dict(things=[annotation(*found) for found in recognisable(scene, ids, visible)],
                 captions=[caption(rng, scene, visible) for _ in range(captions)])

@@ -128,7 +128,7 @@ def check_settings(tower, ema, averaged):
     if tower not in ('frozen', 'layer4', 'all'):
         raise ValueError(f"tower={tower!r}: use 'all', 'layer4' or 'frozen'")
     if averaged and not ema:
-        raise ValueError('averaged=True scores with averaged weights: give `ema`, such as .9997')
+        raise ValueError('averaged=True scores with averaged weights: give `ema`, such as 0.9997')
 
 def add_trunk(method, clip, tower, micro, amp):
     "Give a method the part of the backbone that it trains, and the state of a training."
@@ -187,8 +187,8 @@ def seen_features(method, x):
     "Features of a batch, with gradient if the backbone is trained."
     if method.trunk is None: return as_features(method.clip, x)
     if not isinstance(x, Tensor):
-        raise ValueError(f'{type(method).__name__} trains its tower: give images (B, 3, H, W), or '
-                         f'use tower="frozen"')
+        raise ValueError(f'{type(method).__name__} trains its backbone: give images (B, 3, H, W), '
+                         f'or use tower="frozen"')
     if method.raw_pixels:
         mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in IMAGENET)
         x = x*std + mean

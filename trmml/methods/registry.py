@@ -50,9 +50,9 @@ TITLES = {
     'taidpt+dualcoop': 'TaI-DPT + DualCoOp',
     'taidpt+trmml': 'TaI-DPT + TRM-ML',
     'scpnet': 'SCPNet',
-    'scpnet-frozen': 'SCPNet (frozen image tower)',
+    'scpnet-frozen': 'SCPNet (frozen image encoder)',
     'hspnet': 'HSPNet',
-    'hspnet-frozen': 'HSPNet (frozen image tower)',
+    'hspnet-frozen': 'HSPNet (frozen image encoder)',
     'taiadapter': 'TaI-Adapter (our reading)',
     'taiadapter+dualcoop': 'TaI-Adapter (our reading) + DualCoOp',
     'zeroshot': 'zero-shot CLIP, pooled',
@@ -75,7 +75,7 @@ IMAGENET_METHODS = {   # name: (module:class, title)
 }
 for name, (place, title) in IMAGENET_METHODS.items():
     METHODS |= {name: (place, {}), f'{name}-frozen': (place, dict(tower='frozen'))}
-    TITLES |= {name: title, f'{name}-frozen': f'{title} (frozen tower)'}
+    TITLES |= {name: title, f'{name}-frozen': f'{title} (frozen backbone)'}
 
 # %% ../../nbs/methods/00_registry.ipynb #3ed217bc
 def find(

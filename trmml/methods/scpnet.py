@@ -116,6 +116,7 @@ def words_as_prompt(
         prompts.ctx.copy_(ctx)
     return prompts
 
+# %% ../../nbs/methods/05_scpnet.ipynb #e61a1e4e
 def mixed_text(core, clip):
     "(C, d) of unit length: text features and what the graph network adds."
     t = core.prompts(clip)[0]
@@ -126,7 +127,8 @@ def image_vectors(core, clip, x):
     visual = core.visual
     if visual is None: return normalize(as_features(clip, x).pooled.float(), dim=-1)
     if not isinstance(x, Tensor):
-        raise ValueError('the image tower is trained: give images, or tower="frozen" for features')
+        raise ValueError('the image encoder is trained: give images, or tower="frozen" for '
+                         'features')
     v = attention_pool(visual.attnpool, feature_map(visual, x.to(clip.device)))
     return normalize(v.float(), dim=-1)
 

@@ -6,11 +6,16 @@
 __all__ = []
 
 # %% ../../nbs/photos/00_photos.ipynb #0c9fc709
-from .browse import answered, ask, gallery
-from .calibration import (Calibration, calibrate, calibration_error, no_change,
+from .answers import Round, open_round
+from .browse import Answered, answered, ask, gallery, with_answers
+from .calibration import (Calibration, calibrate, calibration_error, logit, no_change,
                                       set_aside, thresholds)
+from .doubt import doubtful_cells
 from .estimator import TRMML
 from .examples import Example, example
 from .filling import Filled, decide
-from .given import Given, list_photos, read_given, read_labels
+from .given import Given, described, list_photos, read_given, read_labels
+from .labelling import label
+from .page import open_page
+from .scikit import figures_of
 from .saving import ModelError, card, check_free, read_model

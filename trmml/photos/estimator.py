@@ -6,13 +6,17 @@
 __all__ = ['TRMML']
 
 # %% ../../nbs/photos/12_estimator.ipynb #b8f489e8
+from .doubt import Doubting
+from .export import Exporting
 from .filling import Filling
+from .hub import OnHub
 from .looking import Looking
 from .new_names import Naming
-from .saving import Loading
+from .scikit import Transforming
+from .scores_to_file import ToFile
 
 # %% ../../nbs/photos/12_estimator.ipynb #0d6bd650
-class TRMML(Looking, Filling, Naming, Loading):
+class TRMML(Looking, Filling, Doubting, Naming, Exporting, Transforming, ToFile, OnHub):
     """A classifier of photos by text-region matching, learned from labels with blanks.
 
     An estimator in the way of scikit-learn. The method that it trains (Ma et al., ACM MM 2024) is

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..features import Pictures
 from .given import PhotosLike, list_photos
+from .matcher import raw_of
 from .predicting import Predicting
 from .settings import whole, within
+from .speed import Readers
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
@@ -28,10 +29,10 @@ class Regions(Predicting):
     )->tuple:          # (C,) probabilities, (C, h, w) regions in 0..1
         "What the model finds in a photo, and where. Raises ValueError for one that cannot be read."
         clip = self.method_.clip
-        image, reason = Pictures([path], clip.preprocess(), clip.image_size)[0]
+        image, reason = Readers([path], clip.preprocess(), clip.image_size, reduced=True)[0]
         if reason: raise ValueError(reason)
         f = clip.features(image[None].to(clip.device, clip.dtype))
-        p = self.calibration_(self.method_.scores(f).float().cpu())
+        p = self.calibration_(raw_of(self.method_, f).float().cpu())
         return p[0].numpy(), self.method_.regions(f)[0].float().cpu().numpy()
 
     def regions(self,

@@ -97,7 +97,9 @@ def check_settings(
     if given['classes'] is not None: check_classes(given['classes'])
     if given['prompts'] not in ('auto', 'own', 'shared'):
         raise ValueError(f"prompts={given['prompts']!r}: use 'auto', 'own' or 'shared'")
-    within('held_out', given['held_out'], 0, np.nextafter(1, 0), 'a share in [0, 1)')
+    if given['held_out'] is not None:
+        within('held_out', given['held_out'], 0, np.nextafter(1, 0), 'a share in [0, 1)')
+    if given['folds'] != 0: whole('folds', given['folds'], 2, ('auto',))
     whole('seed', given['seed'])
     whole('workers', given['workers'], 0, ('auto',))
     for name in 'image_size', 'epochs', 'batch': whole(name, given[name], 1, (None,))
@@ -153,7 +155,7 @@ class Machine(Parameters):
 class Settings(Machine):
     "Settings of the estimator. Raises ValueError for those that cannot be meant."
     def __init__(self,
-        classes:list|None=None,           # columns to learn; None: all of the labels
+        classes:list|dict|None=None,      # names, or name -> synonyms; None: all of the labels
         backbone:str='RN50',              # 'doodle-clip' or one of "trmml info --backbones"
         weights:str|Path|None='openai',   # tag of open_clip, file, or None for random
         image_size:int|None=None,         # pixels per side; None: the backbone's
@@ -161,8 +163,9 @@ class Settings(Machine):
         epochs:int|None=None,             # of training; None: by the number of photos
         batch:int|None=None,              # photos per step; None: by the number of photos
         prompts:str='auto',               # context vectors: 'own' per class, 'shared', 'auto'
-        held_out:float=.2,                # share of the photos to calibrate with; 0: none
-        seed:int=0,                       # of held-out photos, initial weights and order
+        folds:int|str='auto',             # parts of cross-fitting: 'auto' is 3; 0: none
+        held_out:float|None=None,         # hold this share out instead; 0: check nothing
+        seed:int=0,                       # of parts, initial weights and order
         workers:int|str='auto',           # processes that read photos
         progress:bool=True,               # bars and counts on stderr
         settings:dict|None=None,          # further settings of `trmml.model.TRMML`
@@ -170,6 +173,6 @@ class Settings(Machine):
         self.classes, self.prompts = classes, prompts
         self.backbone, self.weights, self.image_size = backbone, weights, image_size
         self.device, self.workers, self.progress = device, workers, progress
-        self.epochs, self.batch, self.held_out, self.seed = epochs, batch, held_out, seed
-        self.settings = settings
+        self.epochs, self.batch, self.seed, self.settings = epochs, batch, seed, settings
+        self.folds, self.held_out = folds, held_out
         check_settings(self.get_params())

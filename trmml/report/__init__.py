@@ -13,6 +13,6 @@ from .plans import plan, stop, with_captions, write_recipes
 from .sentences import (below_zero_shot, claim, losses_said, order_pairs, order_said,
                                     pace, reading)
 from .statistics import (SETUPS, by_setup, closer_look, frame, gather, labelled, means,
-                                     paired, spread)
+                                     paired, spread, with_earlier)
 from .tables import (MARK, PRINTED, beside, caption, cell, file_name, latex, printed,
                                  printed_setups, unsure, write)

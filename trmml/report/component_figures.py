@@ -202,7 +202,9 @@ def column_dots(
     "Seeds, mean and standard deviation of every method in one column."
     there = [m for m in order if m in {*own.method}]
     rows = {m: order.index(m) + shift for m in there}
-    ax.plot(own.mAP, own.method.map(rows), ls='', ms=2.5, alpha=.55, mew=0, **look)
+    import seaborn as sns   # of the extra "notebooks"
+    sns.scatterplot(own.assign(row=own.method.map(rows)), x='mAP', y='row', ax=ax, s=8, alpha=.55,
+                    linewidth=0, **look)
     g = own.groupby('method').mAP.agg(['mean', 'std']).loc[there]
     ax.errorbar(g['mean'], [*rows.values()], xerr=g['std'].fillna(0), ls='', ms=5.5, lw=1.1,
                 mfc='w', mec=look['color'], ecolor=look['color'], label=label, zorder=3,
@@ -221,7 +223,7 @@ def dots(
     for i, (known, look) in enumerate(zip(df.known.unique(), CONTRAST)):
         look = {k: look[k] for k in ('color', 'marker')}
         column_dots(ax, df[df.known == known], order, look, .3*i - .15, known)
-    ax.set(yticks=range(len(order)), ylim=(len(order) - .4, -.6), xlabel='mAP, %',
+    ax.set(yticks=range(len(order)), ylim=(len(order) - .4, -.6), xlabel='mAP, %', ylabel='',
            yticklabels=[TITLES.get(m, m) for m in order])
     for m, tick in zip(order, ax.get_yticklabels()):
         if m == own: tick.set(color=style(m)['color'], weight='bold')
@@ -273,8 +275,8 @@ def panels(
     lines = {k: h for ax in axs.flat for h, k in zip(*ax.get_legend_handles_labels())}
     last = {k: lines.pop(k) for k in ['chance level'] if k in lines}
     lines |= last
-    fig.legend(lines.values(), lines, loc='outside lower center', ncols=4, handlelength=4,
-               frameon=False)
+    fig.legend(lines.values(), lines, loc='outside lower center', ncols=min(len(lines), 3),
+               handlelength=3, frameon=False)   # four do not fit side by side
     return one_size(fig)
 
 # %% ../../nbs/report/4_component_figures.ipynb #68c4c5b4

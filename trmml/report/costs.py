@@ -140,13 +140,13 @@ def rest_line(
     least:float=.01,  # billions; less is called nothing
 )->str:
     "What is explained of one method's operations, and what is not."
-    head = (f'{title}: {r.printed:.2f} G in print; {r.counted:.2f} G counted, '
+    head = (f'{title}: {r.printed:.2f} G published; {r.counted:.2f} G counted, '
             f'{r.thop:.2f} G with normalisation and pooling counted as thop does. ')
     if not abs(r.unexplained) >= least: return head + 'Nothing is left to explain.'
     side = 'lower' if r.unexplained < 0 else 'higher'
-    return head + (f'Print is {abs(r.unexplained):.2f} G {side}, unexplained: beyond the image '
-                   f'tower it holds {r.beyond_printed:.2f} G, where projections and head are '
-                   f'{r.beyond_counted:.2f} G here.')
+    return head + (f'The published count is {abs(r.unexplained):.2f} G {side}, unexplained: beyond '
+                   f'the image encoder it leaves {r.beyond_printed:.2f} G, where projections and '
+                   f'head are {r.beyond_counted:.2f} G here.')
 
 def rest_in_words(
     t:pd.DataFrame,   # as from `against_print`

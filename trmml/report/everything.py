@@ -28,7 +28,8 @@ PLAN = {   # notebook in nbs/ -> parameters that differ from its defaults
     'figure4': {}, 'table4': {}, 'table3': {}, 'table6': {}, 'table5': {},
     'studies/views': {}, 'studies/complete': {}, 'studies/losses': {},
     'studies/precision': {}, 'studies/as_published': {}, 'studies/pooling_order': {},
-    'studies/judges': {}, 'studies/teachers': {}}
+    'studies/judges': {}, 'studies/teachers': {}, 'studies/distillation': {},
+    'studies/best_epoch': {}}
 
 # %% ../../nbs/report/10_everything.ipynb #5b2ba337
 def notebook_path(

@@ -62,11 +62,10 @@ def method_line(
     if flat:
         ax.axhline(own.mAP.mean(), **look | dict(marker='', lw=1.1))
         return
-    t = own.groupby('known').mAP.agg(['mean', 'std'])
-    ax.plot(t.index, t['mean'], **look)
-    if band:
-        ax.fill_between(t.index, t['mean'] - t['std'], t['mean'] + t['std'], color=look['color'],
-                        alpha=.18, lw=0)
+    import seaborn as sns   # of the extra "notebooks"
+    sns.lineplot(own, x='known', y='mAP', errorbar='sd' if band else None, ax=ax, mew=0,
+                 err_kws=dict(alpha=.18, lw=0), **look)
+    if ax.get_legend(): ax.get_legend().remove()   # the caller decides
 
 # %% ../../nbs/report/3_figures.ipynb #efdb176e
 def ratio_axes(
@@ -180,14 +179,12 @@ def context_panel(
     df:pd.DataFrame, # the methods of the right panel
 )->None:
     "Curves in grey, the best in its colour, each with its name at its end."
-    ends, means = ends_of(df), df.groupby(['method', 'known']).mAP.agg(['mean', 'std'])
+    ends = ends_of(df)
     best = next(iter(ends))
     colors = {m: style(m)['color'] if m == best else GREY for m in ends}
     for m in reversed(ends):
-        t, look = means.loc[m], style(m) | dict(color=colors[m], lw=1.4 if m == best else 1.)
-        ax.plot(t.index, t['mean'], ms=3.5, **look)
-        ax.fill_between(t.index, t['mean'] - t['std'], t['mean'] + t['std'], lw=0, alpha=.18,
-                        color=colors[m])
+        look = style(m) | dict(color=colors[m], lw=1.4 if m == best else 1., ms=3.5)
+        method_line(ax, df[df.method == m], look)
     ratio_axes(ax, df.known.unique())
     ax.set(xlim=(df.known.min() - 3, df.known.max() + 3), ylabel='')
     end_labels(ax, ends, {m: c if m == best else '#666666' for m, c in colors.items()})

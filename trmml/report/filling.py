@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RIVALS', 'SHOWN', 'fill_quality', 'same_counts', 'rival_scores', 'fit_quietly', 'compare_seed', 'compare',
-           'for_people', 'verdict', 'ahead', 'conclusion', 'plain_loop', 'take_turns', 'predict_speed',
-           'speed_in_words']
+           'for_people', 'verdict', 'ahead', 'conclusion', 'plain_rule', 'rule_row', 'compare_rules', 'plain_loop',
+           'take_turns', 'predict_speed', 'speed_in_words']
 
 # %% ../../nbs/report/8_filling.ipynb #70fcec2d
 import hashlib
@@ -26,7 +26,8 @@ from ..features import Rows, Store, extract
 from ..files import write_whole
 from ..labels import partial
 from ..methods import TITLES, create
-from ..photos import TRMML, calibrate, decide, set_aside
+from ..photos import TRMML, calibrate, decide, logit, set_aside
+from ..photos.filling import left_alone
 from ..runs import chosen
 from ..train import fit, predict
 
@@ -90,7 +91,7 @@ def fit_quietly(
     **settings,       # of TRMML
 )->TRMML:
     "The estimator, fitted as a user would, on a table with blanks."
-    settings = dict(backbone='doodle-clip', progress=False, workers=0) | settings
+    settings = dict(backbone='doodle-clip', held_out=.2, progress=False, workers=0) | settings
     table = pd.DataFrame(known, index=ds.paths, columns=ds.classes).replace({0: pd.NA, -1: 0})
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -110,14 +111,15 @@ def compare_seed(
     model = fit_quietly(ds, known, epochs=epochs, seed=seed, **settings)
     clip = model.load_backbone()
     store = extract(clip, ds, workers=0).in_memory()
-    keep, held = set_aside(known, model.held_out, seed)
-    # what `complete` writes, from stored features
-    ours = decide(model.calibration_(predict(model.method_, store)).numpy(), known, confidence)[0]
+    keep, held = set_aside(len(known), model.held_out, seed)
+    p = model.calibration_(logit(predict(model.method_, store))).numpy()
+    ours = decide(p, known, confidence)[0]
     q = fill_quality(ours, known, ds.labels)
     rows = [dict(method='trmml', scores='calibrated', **q)]
     for name in RIVALS:
         p = rival_scores(name, clip, ds, store, known, keep, seed, epochs)
-        for kind, s in ('as they are', p), ('calibrated', calibrate(p[held], known[held])(p)):
+        change = calibrate(logit(p)[held], known[held])
+        for kind, s in ('as they are', p), ('calibrated', change(logit(p))):
             filled = same_counts(s, known, q['ones'], q['zeros'])
             rows.append(dict(method=name, scores=kind, **fill_quality(filled, known, ds.labels)))
     return [dict(r, known=ratio, seed=seed) for r in rows]
@@ -134,7 +136,7 @@ def compare(
     "All seeds; those whose file is there are read."
     rows = []
     for seed in seeds:
-        said = dict(dataset=str(dataset), ratio=ratio, seed=seed, version=1, **how)
+        said = dict(dataset=str(dataset), ratio=ratio, seed=seed, version=2, **how)
         text = json.dumps(said, sort_keys=True)
         path = Path(folder)/f'blanks-{hashlib.sha1(text.encode()).hexdigest()[:12]}.json'
         if not path.exists():
@@ -200,6 +202,52 @@ def conclusion(
             f'{mean.loc[k].precision_ones:.1f} points of precision and '
             f'{mean.loc[k].recall_ones:.1f} of recall behind.')
 
+# %% ../../nbs/report/8_filling.ipynb #f1c0de02
+def plain_rule(
+    p:np.ndarray,        # (N, C) calibrated probabilities
+    labels:np.ndarray,   # (N, C) in {1, 0, -1}
+    confidence:float=.9,
+)->np.ndarray:           # (N, C) in {1, 0, -1}
+    "An answer wherever it is right with this probability."
+    take = (labels == 0) & (np.maximum(p, 1 - p) >= confidence)
+    return np.where(take, np.where(p >= .5, 1, -1), labels)
+
+def rule_row(
+    filled:np.ndarray,  # (N, C) in {1, 0, -1}
+    known:np.ndarray,   # (N, C) in {1, 0, -1}
+    truth:np.ndarray,   # (N, C) in {1, -1}
+)->dict:                # percent filled and right; ones; hidden positives as 1 and as 0
+    "What a rule makes of the blanks."
+    new, hidden = (known == 0) & (filled != 0), (known == 0) & (truth == 1)
+    return dict(filled=100*new.sum()/(known == 0).sum(),
+                right=100*(filled == truth)[new].mean() if new.any() else np.nan,
+                ones=int((new & (filled == 1)).sum()), hidden=int(hidden.sum()),
+                found=int((hidden & (filled == 1)).sum()),
+                lost=int((hidden & (filled == -1)).sum()))
+
+# %% ../../nbs/report/8_filling.ipynb #f1c0de03
+def compare_rules(
+    dataset:str,        # as for `trmml.data.load`
+    ratio:float,        # of known labels
+    seeds:list,
+    photos:int=120,     # of the train split
+    confidence:float=.9,
+    root:str|None=None, # of the data
+    **settings,         # of TRMML
+)->pd.DataFrame:        # rule, seed, and as from `rule_row`
+    "Both rules on the same probabilities, for every seed of mask and training."
+    ds = data.load(dataset, 'train', root)
+    ds, rows = ds.subset(slice(0, photos)), []
+    for seed in seeds:
+        known = partial(ds.labels, ratio, seed)
+        model = fit_quietly(ds, known, seed=seed, **settings)
+        p, allowed = model.predict(ds).to_numpy(), [not why for why in left_alone(model)]
+        for rule, filled in (('plain', plain_rule(p, known, confidence)),
+                             ('complete, every class', decide(p, known, confidence)[0]),
+                             ('complete', decide(p, known, confidence, allowed=allowed)[0])):
+            rows.append(dict(rule=rule, seed=seed, **rule_row(filled, known, ds.labels)))
+    return pd.DataFrame(rows)
+
 # %% ../../nbs/report/8_filling.ipynb #55fc34c5
 @torch.inference_mode()
 def plain_loop(
@@ -243,7 +291,7 @@ def predict_speed(
     plain_loop(model, paths[:8])
     model.predict(paths[:16])  # both warm
     loop, fast, a = take_turns(model, paths, part)
-    n, b = len(paths), model.raw(paths[:part])   # raw: calibration may hide a difference
+    n, b = len(paths), model.raw(paths[:part]).sigmoid().numpy()   # not calibrated
     return dict(photos=n, image_size=model.method_.clip.image_size, backbone=model.backbone,
                 loop=n/loop, predict=n/fast, ratio=(n/fast)/(n/loop),
                 difference=float(np.abs(a - b).max()), load=os.getloadavg()[1],

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'MAP', 'COMPANIONS', 'EXPECTED', 'table', 'difference', 'at_ratios', 'table1', 'table2', 'table3', 'table4',
-           'table5', 'table6', 'figure4', 'filling', 'overview', 'linked', 'paper_map', 'expected']
+           'table5', 'table6', 'reading', 'label_files', 'wrong_labels', 'predict_speed', 'figure4', 'filling',
+           'overview', 'linked', 'paper_map', 'expected']
 
 # %% ../../nbs/report/11_results.ipynb #23fb6008
 from collections.abc import Callable
@@ -21,13 +22,14 @@ from .statistics import paired
 def table(
     name:str,         # of a file in results/tables, without .csv
     folder:str|Path=None, # None: results/tables of the project
-)->pd.DataFrame:      # its rows by method
+    index:str='method',   # column that names the rows
+)->pd.DataFrame:          # its rows
     "A measured table."
     folder = project_root()/'results'/'tables' if folder is None else Path(folder)
     path = folder/f'{name}.csv'
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing: run nbs/{name.split("-")[0]}.ipynb')
-    return pd.read_csv(path).set_index('method')
+    return pd.read_csv(path).set_index(index)
 
 def difference(
     name:str,    # of a file of single runs: results/tables/NAME-runs.csv
@@ -94,6 +96,43 @@ def table6(folder=None)->str:
     return f"over neither, at 10 %: {', '.join(said)} mAP points"
 
 # %% ../../nbs/report/11_results.ipynb #fbc148ad
+def reading(
+    name:str,       # of a study: results/tables/NAME-reading.md
+    most:int=4,     # lines
+    folder:str|Path|None=None, # None: results/tables of the project
+)->str:             # a list in Markdown
+    "The first lines of what a study says of its stored results; FileNotFoundError without them."
+    folder = project_root()/'results'/'tables' if folder is None else Path(folder)
+    text = (folder/f'{name}-reading.md').read_text(encoding='utf-8')
+    said = [line.removeprefix('- ') for line in text.splitlines() if line.strip()]
+    rest = [f'and {len(said) - most} more, below'] if len(said) > most else []
+    return '\n'.join(f'- {line}' for line in [*said[:most], *rest])
+
+# %% ../../nbs/report/11_results.ipynb #7be1f0e2
+def label_files(folder=None)->str:
+    "How label files were read, in one sentence."
+    t = table('formats', folder, 'file')
+    n = t.verdict.value_counts()
+    return (f"{len(t)} files: {n.get('right', 0)} read right, {n.get('told', 0)} after being told "
+            f"one option, {n.get('refused', 0)} refused with a sentence, {n.get('WRONG', 0)} wrong")
+
+def wrong_labels(folder=None)->str:
+    "How many of the first labels in doubt are wrong, in one sentence."
+    t = table('doubt-doodles', folder, 'kind').loc['flipped'].set_index('order')
+    ours, other = t.loc['doubt, contradicted'], t.loc['cleanlab, self-confidence']
+    sizes = ('120 photos', '300 photos', '600 photos')
+    said = ', '.join(f'at {n} {ours[n]} % (cleanlab, self-confidence: {other[n]})' for n in sizes)
+    return f'2 % of the labels flipped; of the first 50 named, wrong are {said}'
+
+def predict_speed(folder=None)->str:
+    "How fast photos are predicted, in one sentence."
+    t = table('predict_speed', folder, 'way')
+    rows = t.loc[['predict']]
+    pairs = zip(rows.backbone, rows['times as fast'])
+    said = ', '.join(f'{s:.1f} times with {b}' for b, s in pairs)
+    return f'as fast as a loop by hand: {said}'
+
+# %% ../../nbs/report/11_results.ipynb #7be1f0e1
 def figure4(folder=None)->str:
     "Figure 4 in one sentence: regions against boxes."
     t = table('regions-doodles', folder)

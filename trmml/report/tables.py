@@ -75,14 +75,14 @@ def printed_row(
     return [own if c == 'avg' else p.get(head(c), math.nan) for c in columns]
 
 # %% ../../nbs/report/2b_tables.ipynb #a442400c
-MARK = '°'   # not distinguishable from the table's own method
+MARK = '°'   # no significant difference to the table's own method
 
 def unsure(
     df:pd.DataFrame,  # as for `means`
     own:str,          # the label that others are compared with
     level:float=.95,  # of the interval
 )->set[str]:          # labels
-    "Rows whose average is not distinguishable from that of `own`: the paired interval holds 0."
+    "Rows whose average does not differ significantly from `own`: the paired interval holds 0."
     if own not in set(df.method): return set()
     pairs = {m: paired(df, own, m, level) for m in df.method.unique() if m != own}
     return {m for m, d in pairs.items() if not (d['low'] > 0 or d['high'] < 0)}
@@ -153,9 +153,8 @@ def caption(
     "What the numbers of a table are, in a sentence or two."
     n = int(t.xs('seeds', axis=1, level=1).max().max())
     if n == 1: return 'mAP in percent, of one seed: no spread, and nothing is compared.'
-    return (f"mAP in percent, mean ± standard deviation over {n} seeds. {MARK} The average is not "
-            f"distinguishable from that of {TITLES.get(own, own)} (95 % interval of the paired "
-            f"difference over seeds).")
+    return (f'mAP in percent, mean ± standard deviation over {n} seeds. {MARK} No significant '
+            f'difference of the average to {TITLES.get(own, own)} (paired 95 % CI over seeds).')
 
 def in_latex(
     text:str,
@@ -183,7 +182,7 @@ def compare_with_before(
         m for m in flat.index if m in before.index   # run then and now
         and pd.notna([flat.avg_mean[m], before.avg_mean[m]]).all()]
     if not both: return 'No earlier numbers to compare with.'
-    return f'Average over {over}, this run (found there before): ' + '; '.join(
+    return f'Mean over {over}, this run (previous): ' + '; '.join(
         f'{TITLES.get(m, m)} {flat.avg_mean[m]:.1f} ({before.avg_mean[m]:.1f})' for m in both) + '.'
 
 # %% ../../nbs/report/2b_tables.ipynb #ae35a09d

@@ -195,9 +195,6 @@ def foreign_digest(
     whole = source_digest(Path(path).read_text(encoding='utf-8')) if path else ''
     return [plain, own, whole]
 
-# %% ../../nbs/runs/2b_content.ipynb #c2878c50
-#| export
-
 # %% ../../nbs/runs/2b_content.ipynb #724ac24a
 @cache
 def class_digest(
