@@ -4,6 +4,10 @@ import os
 os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = '1'
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile('same', derandomize=True)   # the same cases on every machine; HYPOTHESIS_PROFILE=default draws new ones
+settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'same'))
 
 
 @pytest.hookimpl(tryfirst=True)

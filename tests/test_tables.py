@@ -11,6 +11,10 @@ from PIL import Image
 
 from trmml.data import load, open_image
 from trmml.data.table import parse_table, write_csv
+from trmml.formats.columns import plain_name
+from trmml.formats.naming import is_number
+from trmml.formats.tables import NOTES
+from trmml.formats.tags import is_nothing
 
 
 @pytest.fixture
@@ -202,7 +206,18 @@ word = st.text(st.characters(exclude_categories=['Cs', 'Cc']), min_size=1, max_s
 name = st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\0'), min_size=1, max_size=12).filter(lambda s: s == s.strip())
 
 
-def is_class(c): return c.lower() not in ('split', 'labels', 'tags', '0', '1', '0.0', '1.0', 'true', 'false')
+def is_class(c):
+    "A header that means a class: one that says split, tags, notes, 'none' or a number is read as that, and said (tests/test_formats.py)."
+    said = ('split', 'labels', 'tags', 'true', 'false')
+    return c.lower() not in said and not is_number(c) and not is_nothing(c) and plain_name(c) not in NOTES
+
+
+@pytest.mark.parametrize('classes, said', [(['00', '000'], 'lists 0, which are no names of classes'), (['cat', 'NONE'], None), (['cat', 'notes'], None)])
+def test_headers_that_mean_no_class(tmp_path, classes, said):
+    path = write_csv(tmp_path/'x.csv', ['a.jpg', 'b.jpg'], classes, np.array([[1, 0], [-1, 0]], np.int8))
+    if said is None: assert parse_table(path)['classes'] == ['cat']
+    else:
+        with pytest.raises(ValueError, match=said): parse_table(path)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
