@@ -1,6 +1,6 @@
 """Small complete copies of the known data sets in their published layouts: names of files and folders, formats, odd cases; a few dozen pictures of 64 x 48 pixels each.
 
-Pictures are photos of shared/data/coco128 where it lies beside the repository, else plain colours; on them a rectangle for each class. Every builder takes the folder under
+Pictures are photos (tests/photos.py); on them a rectangle for each class. Every builder takes the folder under
 which data lie and returns what it wrote, as `Part`s: names in the order of the files, labels as 0 and 1. `patched` makes a kernel of papermill and the workers of a test agree on
 the hashes of lists whose photos are these, and on a CLIP of a few thousand parameters under the names RN50 and RN101."""
 import hashlib
@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from photos import PHOTOS
 from trmml.data import VOC_CLASSES, published, vg200
 from trmml.data.nuswide import CONCEPTS
 
 SIZE = 64, 48
 TRAIN, TEST = 24, 12
-PHOTOS = Path(__file__).resolve().parents[2]/'shared'/'data'/'coco128'
 
 
 class Part(NamedTuple):

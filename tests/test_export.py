@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import trmml.data
+from photos import PHOTOS
 from trmml import TRMML, cli
 
 warnings.simplefilter('ignore')
-COCO = Path(__file__).parents[2]/'shared'/'data'/'coco128'/'train2017'
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +45,7 @@ def as_input(path, size):
 
 def test_onnx_on_photos(place, model):
     ort = pytest.importorskip('onnxruntime'); pytest.importorskip('onnxscript')
-    paths = sorted(COCO.glob('*.jpg'))[:4] if COCO.is_dir() else sorted((place/'photos').rglob('*.png'))[:4]
+    paths = sorted(PHOTOS.rglob('*.jpg'))[:4]
     net = ort.InferenceSession(str(model.export(place/'m.onnx')))
     x = np.stack([as_input(p, 256) for p in paths])
     p, r = net.run(['probabilities', 'regions'], dict(images=x))

@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import softplus
 from torch.testing import assert_close
 
+from photos import PHOTOS
 from trmml import data
 from trmml.labels import partial, single_positive
 from trmml.methods import IMAGENET_METHODS, create
@@ -22,7 +23,6 @@ from trmml.methods.heads import GGNN, OFFICIAL_NAMES, Decoupling, GraphHead, Pai
 from trmml.train.method import Batch
 from trmml.train.losses import LOSSES, apply, asl, assume_negative, first_theta, hill, known_bce, large_loss, ll_count, lsan, partial_bce, role, role_side, splc
 
-PHOTOS = Path(__file__).resolve().parents[2]/'shared'/'data'/'coco128'/'train2017'
 NAMES = ['cat', 'dog', 'sofa']
 
 
@@ -394,11 +394,10 @@ print([r['total'] for r in log] + [hashlib.sha1(b''.join(v.numpy().tobytes() for
 
 def child(ckpt, stop, size=448, batch=8, n=8):
     env = dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parents[1]), OMP_NUM_THREADS='1')
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', CHILD, str(PHOTOS), str(ckpt), str(stop), str(size), str(batch), str(n)],
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', CHILD, str(PHOTOS/'train2017'), str(ckpt), str(stop), str(size), str(batch), str(n)],
                           env=env, capture_output=True, text=True, timeout=280)
 
 
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason='shared/data/coco128 is not beside the repository')
 def test_resnet50_on_photos_resumes(tmp_path):
     "At 64 pixels, to be quick: killed in the second epoch, it goes on to the same numbers, weights included."
     whole = child(tmp_path/'whole.pt', 0, 64, 2, 4); assert whole.returncode == 0, whole.stderr[-800:]
@@ -407,7 +406,7 @@ def test_resnet50_on_photos_resumes(tmp_path):
     assert part.stdout.split(']')[0] == whole.stdout.split(']')[0]
 
 
-@pytest.mark.skipif('TRMML_SLOW' not in os.environ or not PHOTOS.is_dir(), reason='a minute at 448 pixels: set TRMML_SLOW, with shared/data/coco128 beside the repository')
+@pytest.mark.skipif('TRMML_SLOW' not in os.environ, reason='a minute at 448 pixels: set TRMML_SLOW')
 def test_resnet50_at_448_fits_into_six_gibibytes(tmp_path):
     done = child(tmp_path/'y.pt', 0, n=8); assert done.returncode == 0, done.stderr[-800:]
     assert float(done.stdout.split()[-1]) < 6
