@@ -1,7 +1,7 @@
 """Do the checks notice a broken line? From the root of a checkout: python .ci/mutate.py losses --limit 40 --seed 0
 
-Breaks one place of a module at a time, in a temporary copy of the package, and runs the module's own tests (TESTS below) on it: files
-of tests/, and the checks of its notebook, for which the module's names stand instead of the exported cells.
+Breaks one place of a module at a time, in a temporary copy of the package, and runs the module's own tests on it: files
+of tests/ (TESTS below), and the checks of its notebook, for which the module's names stand instead of the exported cells.
 A place that no test notices has survived: read it, and add the check that is missing, or name it in EQUIVALENT with the reason.
 Not every break can be noticed: 100 % is no aim in itself. Each outcome becomes a row of results/tables/mutations.csv at once, so
 that an interrupted call goes on where it was; the summary is results/tables/mutations.md.
@@ -33,29 +33,29 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS, TABLE = (ROOT/'results'/'tables'/f'mutations.{end}' for end in ('csv', 'md'))
 COLUMNS = ['module', 'source', 'seed', 'line', 'kind', 'before', 'after', 'outcome']
 WHOLE = ['tests/test_whole.py', 'tests/test_equations.py']
-TESTS = {   # module -> its notebook and its own tests
-    'labels': ['nbs/labels_and_metrics/1_labels.ipynb', 'tests/test_labels.py'],
-    'metrics': ['nbs/labels_and_metrics/2_metrics.ipynb', 'tests/test_metrics.py'],
-    'files': ['nbs/labels_and_metrics/0_files.ipynb'],
-    'regions': ['nbs/paper/1_regions_eq1-4.ipynb', *WHOLE],
-    'regions_fast': ['nbs/paper/1b_regions_fast_eq3.ipynb', *WHOLE],
-    'distillation': ['nbs/paper/2_distillation_eq5-6.ipynb', *WHOLE, 'tests/test_readings.py'],
-    'prototypes': ['nbs/paper/3_prototypes_eq7-12.ipynb', *WHOLE, 'tests/test_banks.py'],
-    'prototypes_fast': ['nbs/paper/3b_prototypes_fast_eq7.ipynb', *WHOLE, 'tests/test_banks.py'],
-    'contrastive': ['nbs/paper/4_contrastive_eq13.ipynb', *WHOLE, 'tests/test_readings.py'],
-    'contrastive_fast': ['nbs/paper/4b_contrastive_fast_eq13.ipynb', *WHOLE],
-    'losses': ['nbs/paper/5_losses_eq14-15.ipynb', *WHOLE],
-    'model': ['nbs/paper/6_model.ipynb', *WHOLE, 'tests/test_readings.py'],
-    'train.averages': ['nbs/train/3b_averages.ipynb'],
-    'train.checkpoints': ['nbs/train/4_checkpoints.ipynb'],
-    'train.learner': ['nbs/train/5_learner.ipynb', *WHOLE],
-    'train.losses': ['nbs/train/1_losses.ipynb'],
-    'train.method': ['nbs/train/2_method.ipynb', *WHOLE],
-    'train.schedules': ['nbs/train/3_schedules.ipynb'],
-    'features.journal': ['nbs/features/04_journal.ipynb'],
-    'features.keys': ['nbs/features/02_keys.ipynb'],
-    'runs.content': ['nbs/runs/2b_content.ipynb'],
-    'runs.results': ['nbs/runs/3_results.ipynb'],
+TESTS = {   # module or package -> tests of its own, beside its notebook
+    'labels': ['tests/test_labels.py'],
+    'metrics': ['tests/test_metrics.py'],
+    'regions': WHOLE, 'regions_fast': WHOLE, 'contrastive_fast': WHOLE, 'losses': WHOLE, 'train.learner': WHOLE, 'train.method': WHOLE,
+    'distillation': [*WHOLE, 'tests/test_readings.py'],
+    'prototypes': [*WHOLE, 'tests/test_banks.py'],
+    'prototypes_fast': [*WHOLE, 'tests/test_banks.py'],
+    'contrastive': [*WHOLE, 'tests/test_readings.py'],
+    'model': [*WHOLE, 'tests/test_readings.py'],
+    'methods': ['tests/test_orders.py'],
+    'data': ['tests/test_data.py'],
+    'data.table': ['tests/test_tables.py'],
+    'data.downloads': ['tests/test_downloads.py'],
+    'data.fetch': ['tests/test_downloads.py'],
+    'features': ['tests/test_features.py'],
+    'features.views': ['tests/test_views.py'],
+    'runs': ['tests/test_runs.py'],
+    'photos': ['tests/test_photos_whole.py'],
+    **{f'photos.{m}': [f'tests/test_{m}.py'] for m in ('blending', 'calibration', 'doubt', 'export', 'filling', 'hub', 'labelling')},
+    'photos.answers': ['tests/test_answer.py'],
+    'photos.figures': ['tests/test_figures_of_models.py'],
+    'photos.scikit': ['tests/test_sklearn.py'],
+    'photos.zero_shot': ['tests/test_zero_shot_photos.py'],
 }
 EQUIVALENT = {   # (module, before, after) -> why it makes no difference
     ('labels', '1 < known <= 100', '1 <= known <= 100'): '1 was taken in the line before',
@@ -265,6 +265,8 @@ def summary():
     found, groups = rows(), {}
     for r in found: groups.setdefault((r['module'], r['seed']), []).append(r)
     lines = ['| module | seed | broken places | noticed | percent |', '|---|---:|---:|---:|---:|']
+    for r in found:
+        if '.' in r['module']: groups.setdefault((r['module'].split('.')[0] + ', together', r['seed']), []).append(r)
     for (module, seed), of in sorted(groups.items()):
         good, n = score(of)
         lines.append(f'| `{module}` | {seed} | {n} | {good} | {100*good/max(n, 1):.0f} |')
@@ -274,6 +276,30 @@ def summary():
         why = EQUIVALENT.get((r['module'], r['before'], r['after']))
         lines.append(f"- `{r['module']}` line {r['line']}, {r['kind']}: `{r['before']}` -> `{r['after']}`" + (f' (makes no difference: {why})' if why else ''))
     return '\n'.join(lines) + '\n'
+
+
+def file_of(module): return (ROOT/'trmml'/Path(*module.split('.'))).with_suffix('.py')
+
+
+def tests_of(module):
+    "The notebook that makes a module, and the tests named for it or for its package."
+    made = re.search(r'File to edit: (\S+\.ipynb)', file_of(module).read_text(encoding='utf-8'))
+    notebook = [str((file_of(module).parent/made[1]).resolve().relative_to(ROOT))] if made else []
+    return [*notebook, *TESTS.get(module, TESTS.get(module.split('.')[0], []))]
+
+
+def modules_of(name):
+    "A module itself; the modules of a package, but for its __init__."
+    if file_of(name).is_file(): return [name]
+    return sorted(f'{name}.{p.stem}' for p in (ROOT/'trmml'/name).glob('*.py') if p.stem != '__init__')
+
+
+def draw(name, limit, seed):
+    "Module -> (source, places): as many as `limit` of a module, or of all modules of a package together; 0: all."
+    sources = {m: file_of(m).read_text(encoding='utf-8') for m in modules_of(name)}
+    todo = [(m, t) for m, source in sources.items() for t in places(source)]
+    drawn = random.Random(seed).sample(todo, min(limit or len(todo), len(todo)))
+    return {m: (source, sorted((t for n, t in drawn if n == m), key=lambda t: t[0])) for m, source in sources.items()}
 
 
 def tried(module, source, drawn, tests, seed, limit):
@@ -309,24 +335,22 @@ def hash_of(source):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('modules', nargs='*', help=f'of trmml, dotted; none: the summary alone. Known: {", ".join(TESTS)}')
-    p.add_argument('--tests', nargs='+', help='for a module that TESTS does not know')
+    p.add_argument('modules', nargs='*', help='of trmml, dotted, or a package: its modules together; none: the summary alone')
+    p.add_argument('--tests', nargs='+', help='instead of those that TESTS names')
     p.add_argument('--limit', type=int, default=40, help='places drawn at random; 0: all')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--timeout', type=float, help='seconds for one run; default: five times the unbroken one, 60 at least')
     a = p.parse_args()
-    unknown = [m for m in a.modules if m not in TESTS and not a.tests]
-    if unknown: p.error(f'no tests are known for {", ".join(unknown)}: name them with --tests')
+    unknown = [m for m in a.modules if not modules_of(m)]
+    if unknown: p.error(f'trmml has no module {", ".join(unknown)}')
     os.chdir(ROOT)
     os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = '1'
     sys.path[:] = [x for x in sys.path if Path(x or '.').resolve() not in (ROOT, ROOT/'.ci')]   # the copy alone
     if a.modules: import numpy, open_clip, pandas, pytest, torch   # noqa: E401, F401   loaded once, for all runs
     assert not any(m.split('.')[0] == 'trmml' for m in sys.modules)
-    for module in a.modules:
-        source = (ROOT/'trmml'/Path(*module.split('.'))).with_suffix('.py').read_text(encoding='utf-8')
-        todo = list(places(source))
-        drawn = sorted(random.Random(a.seed).sample(todo, min(a.limit or len(todo), len(todo))), key=lambda t: t[0])
-        tried(module, source, drawn, a.tests or TESTS[module], a.seed, a.timeout)
+    for name in a.modules:
+        for module, (source, drawn) in draw(name, a.limit, a.seed).items():
+            if drawn: tried(module, source, drawn, a.tests or tests_of(module), a.seed, a.timeout)
     if rows(): TABLE.write_text(summary(), encoding='utf-8')
     print(summary())
 

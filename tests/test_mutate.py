@@ -48,6 +48,14 @@ def test_outcomes(status, said, imported, expected): assert mutate.outcome(statu
 
 
 def test_modules_have_their_tests():
-    for module, tests in mutate.TESTS.items():
-        assert (mutate.ROOT/'trmml'/f'{module.replace(".", "/")}.py').is_file()
-        assert all((mutate.ROOT/t.partition('::')[0]).is_file() for t in tests), module
+    for name, tests in mutate.TESTS.items():
+        assert mutate.modules_of(name) and all((mutate.ROOT/t).is_file() for t in tests), name
+    assert mutate.tests_of('labels') == ['nbs/labels_and_metrics/1_labels.ipynb', 'tests/test_labels.py']
+    assert mutate.tests_of('runs.content') == ['nbs/runs/2b_content.ipynb', 'tests/test_runs.py'] and mutate.modules_of('no such module') == []
+
+
+def test_places_of_a_package_are_drawn_together():
+    one, all_of = mutate.draw('train.losses', 40, 0), mutate.draw('train', 40, 0)
+    assert [len(of) for _, of in one.values()] == [40] and sum(len(of) for _, of in all_of.values()) == 40
+    assert list(all_of) == mutate.modules_of('train') and sum(bool(of) for _, of in all_of.values()) > 2
+    assert [t[0] for t in all_of['train.learner'][1]] == sorted(t[0] for t in all_of['train.learner'][1])
