@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Images', 'as_rows', 'take', 'read_batch', 'to_memory', 'memory_for_a_store', 'FeatureStore', 'read_array',
-           'in_memory', 'pace', 'requested', 'extract', 'extract_view']
+           'in_memory', 'pace', 'requested', 'as_asked', 'extract', 'extract_view']
 
 # %% ../../nbs/features/07_feature_store.ipynb #939412e2
 from collections.abc import Callable
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ..clip import CLIP, Features
-from .extraction import alone_in, complete, features_root, finished, opened
+from .extraction import (alone_in, complete, features_root, finished,
+                                       of_other_bytes, opened)
 from .formats import decode, from_numpy
-from .keys import check_request, describe, key
+from .keys import check_request, describe, images_digest, key
 from .reading import Pictures, readers
 from .store import Store, known_paths
 
@@ -150,6 +151,15 @@ def requested(
     size = said['image_size']
     return said, Pictures(paths, clip.preprocess(size), size, augment, view, seed)
 
+# %% ../../nbs/features/07_feature_store.ipynb #21ccccce
+def as_asked(
+    folder:Path, # of an extraction
+    paths:list,  # of the images
+)->bool:
+    "Whether features are there and need no work."
+    if not finished(folder) or opened(folder)[0]: return False
+    return not of_other_bytes(folder, images_digest(paths, folder.parent))
+
 # %% ../../nbs/features/07_feature_store.ipynb #241569c4
 def extract(
     clip:CLIP, dataset:Images,  # whose features; a data set, or anything with `paths`
@@ -161,7 +171,7 @@ def extract(
     workers:int=None,           # processes that read images, 0: this one; None: see `readers`
     block:int=512,              # images between two entries of the journal
     skip_unreadable:bool=False, # go on with zeros for images that cannot be read
-    verify:bool=False,          # compare checksums, redo what is damaged
+    verify:bool=False,          # read photos again, compare checksums again, redo what changed
     progress:bool=False,        # show a bar with images a second and the time left
     augment:Callable=None,      # PIL image -> PIL image, with a telling repr
     seed:int=0,                 # of the random numbers of `augment`
@@ -171,7 +181,7 @@ def extract(
     batch, workers = pace(clip.device, batch, workers)
     check_request(said, batch, block, workers)
     folder = features_root(root)/key(said)
-    if verify or not finished(folder) or opened(folder)[0]:
+    if verify or not as_asked(folder, pictures.paths):
         with alone_in(folder):
             complete(folder, clip, said, pictures, batch, workers, block, skip_unreadable, verify,
                      progress)
