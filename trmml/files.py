@@ -150,10 +150,11 @@ def read_checked(
 def set_aside(
     path:str|Path, # of a damaged file
     why:object='', # the error that says so; '': that it is damaged
-)->Path:           # its new name, with .damaged behind it
-    "Rename a damaged file and warn; where it cannot be renamed, only warn."
+    end:str='damaged', # of its new name
+)->Path:           # its new name
+    "Rename a file that is of no use and warn; where it cannot be renamed, only warn."
     path = Path(path)
-    to = path.with_name(f'{path.name}.damaged')
+    to = path.with_name(f'{path.name}.{end}')
     try: os.replace(path, to)
     except FileNotFoundError: return to   # another process was faster
     except OSError: to = path             # a read-only folder
