@@ -332,9 +332,8 @@ def test_another_block_length_goes_on_with_the_old_one(ds, undisturbed, tmp_path
 def test_a_flipped_byte_is_found_and_its_block_redone(ds, undisturbed, tmp_path, name):
     folder = copy_of(undisturbed, tmp_path)
     flip(folder/f'{name}.npy', features.HEADER + 17*undisturbed.arrays[name][0].nbytes + 3)
-    extract(Tower(tmp_path/'log'), ds, tmp_path, **FAST)
-    assert batches(tmp_path/'log') == 0
-    extract(Tower(tmp_path/'log'), ds, tmp_path, verify=True, **FAST)
+    with pytest.warns(UserWarning, match='the features of images 16 to 23 are not those that were written'):
+        extract(Tower(tmp_path/'log'), ds, tmp_path, **FAST)
     assert batches(tmp_path/'log') == 2                             # one block of two batches
     for file in ('dense.npy', 'pooled.npy', 'done', 'meta.json'):
         assert (folder/file).read_bytes() == (undisturbed.folder/file).read_bytes()
@@ -353,7 +352,7 @@ def test_whatever_is_broken_is_mended(ds, undisturbed, tmp_path, spoil):
     if said: (folder/'meta.json').write_text(said.replace('"n": 26', '"n": 36'))
     if spoil == 'done': (folder/'done').write_text('')
     if spoil == 'journal': (folder/'journal.jsonl').unlink()
-    store = extract(Tower(tmp_path/'log'), ds, tmp_path, verify=spoil == 'journal', **FAST)
+    with pytest.warns(UserWarning, match='damaged, and mended now'): store = extract(Tower(tmp_path/'log'), ds, tmp_path, **FAST)
     for file in ('dense.npy', 'pooled.npy', 'done', 'meta.json'):
         assert (folder/file).read_bytes() == (undisturbed.folder/file).read_bytes(), file
     assert batches(tmp_path/'log') == dict(zip(('meta', 'meta lies', 'done'), (0, 0, 0))).get(spoil, 7)

@@ -5,6 +5,7 @@ have one value and two gradients (a clamp, a weight that is detached). So what i
 here, in plain torch, as it is described, and compared step by step: loss, gradient of every parameter, and after
 the optimiser's step every parameter and every buffer (statistics of BatchNorm, averages, banks, memories)."""
 import copy
+import io
 import math
 import warnings
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ import trmml.clip
 from trmml.clip import imagenet as backbones
 from trmml.clip import tokenize
 from trmml.features import Store, ThreeViews
+from trmml.files import read_checked
 from trmml.methods import create
 from trmml.methods.taidpt import CaptionStore
 from trmml.metrics import mean_ap
@@ -688,7 +690,7 @@ def test_every_recipe_says_whether_the_last_batch_is_kept(clip):
 
 def test_checkpoints_of_before_go_on_and_others_are_refused(tower, tmp_path):
     y, store = known(10), features(10, tower.d, 1); make = lambda **more: create('splc-frozen', tower, NAMES, batch=4, epochs=2, **more)
-    log = fit(make(), store, y, checkpoint=tmp_path/'a.ckpt'); about = torch.load(tmp_path/'a.ckpt', weights_only=True)['about']
+    log = fit(make(), store, y, checkpoint=tmp_path/'a.ckpt'); about = torch.load(io.BytesIO(read_checked(tmp_path/'a.ckpt')), weights_only=True)['about']
     assert 'drop_last' not in about and fit(make(), store, y, checkpoint=tmp_path/'a.ckpt') == log                 # what a checkpoint said before there was a choice
     with pytest.raises(ValueError, match='drop_last None, here True'): fit(make(drop_last=True), store, y, checkpoint=tmp_path/'a.ckpt')
     fit(make(drop_last=True), store, y, checkpoint=tmp_path/'b.ckpt')

@@ -106,7 +106,9 @@ def names(out):
 def file(out, r, suffix='.json'): return next((Path(out)/'runs').glob(f'{r.key}-????????{suffix}'))
 def strict(path):
     def refuse(constant): raise AssertionError(f'{path} is not JSON: it holds {constant}')
-    return json.loads(path.read_text(), parse_constant=refuse)
+    said = json.loads(path.read_text(), parse_constant=refuse)
+    assert len(said.pop('checksum')) == 64
+    return said
 
 
 # ---- one run

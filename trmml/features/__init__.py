@@ -13,7 +13,7 @@ from .feature_store import FeatureStore, Images, as_rows, extract
 from .formats import HEADER, KEPT_AS, bytes_needed, layout, quantise
 from .image_stores import FeatureViews, ImageViews, ThreeViews, cached_views
 from .journal import append_line, read_journal, spans
-from .keys import describe, file_state, key
+from .keys import describe, file_state, images_digest, key
 from .reading import (Pictures, Unreadable, find_unreadable, readers, seeded,
                                     unreadable_error)
 from .store import ImageStore, Rows, Store, TensorStore

@@ -57,6 +57,7 @@ def quantise(
 def encode(
     f:Features, # dense (B, d, h, w), pooled (B, d)
     dtype:str,  # as in `layout`
+    paths:list=None, # of the B images, to name one
 )->dict:        # name -> tensor
     "Features in the numbers they are kept as; a `ValueError` where they do not fit."
     if dtype == 'int8':
@@ -66,10 +67,12 @@ def encode(
         kept = {name: t.to(getattr(torch, dtype)) for name, t in f._asdict().items()}
     for name, t in kept.items():
         if not t.isfinite().all():
-            worst = f.dense.abs().max().item()
-            raise ValueError(f'{name} features are not finite in {dtype} (largest dense value '
-                             f'{worst:.3g}): use float32 or bfloat16, and look at the weights if '
-                             'the value itself is not finite')
+            row = t.isfinite().flatten(1).all(1).int().argmin().item()
+            worst = f.dense[row].abs().max().item()
+            raise ValueError(f'{paths[row] if paths else f"image {row}"}: {name} features are not '
+                             f'finite in {dtype} (largest dense value {worst:.3g}): use float32 or '
+                             f'bfloat16, and look at weights and image if the value itself is not '
+                             f'finite')
     return kept
 
 def decode(

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..clip import CLIP, Features
 from .augment import Strong, Weak
 from .store import ImageStore, Store
+from ..files import description_hash
 
 # %% ../../nbs/features/11_image_stores.ipynb #71e2029e
 class ThreeViews(NamedTuple):
@@ -69,6 +70,7 @@ class FeatureViews(Store):
     ):
         self.weak, self.strong, self.seed, self.epoch = weak, strong, seed, 0
         self.paths = weak[0].paths
+        self.digest = description_hash([s.digest for s in (*weak, *strong)])
 
     def __len__(self): return len(self.weak[0])
     def plan(self, seed, epoch, batches=()): self.epoch = epoch

@@ -7,6 +7,7 @@ __all__ = ['known_paths', 'Batches', 'Store', 'TensorStore', 'Rows', 'ImageStore
 
 # %% ../../nbs/features/06_store.ipynb #cb22ecf8
 from abc import ABC, abstractmethod
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from ..clip import CLIP, Features
+from .formats import to_numpy
 from .reading import Pictures
+from ..files import description_hash
 
 # %% ../../nbs/features/06_store.ipynb #00402584
 def known_paths(
@@ -31,6 +34,7 @@ class Batches(ABC):
     "Rows that are handed out in batches."
     gives = 'features'   # what a batch is: 'features', 'images' or 'views'
     paths = None         # list of the images behind the rows; None: not known
+    digest = ''          # hash of what the rows hold; '': not known
 
     @abstractmethod
     def __len__(self)->int: ...
@@ -85,6 +89,11 @@ class TensorStore(Store):
         self.dense, self.pooled, self.paths = dense, pooled, paths
 
     def __len__(self): return len(self.dense)
+    @property
+    def digest(self):
+        shown = hashlib.sha256(to_numpy(self.pooled.detach()))
+        return description_hash([*self.dense.shape, shown.hexdigest()])
+
     def batch(self, rows, device=None, dtype=None)->Features:
         dtype = torch.float32 if dtype is None else dtype
         return Features(self.dense[rows].to(device, dtype, non_blocking=True),
@@ -106,6 +115,10 @@ class Rows(Store):
     def paths(self):
         inner = self.store.paths
         return None if inner is None else [inner[i] for i in self.rows]
+    @property
+    def digest(self):
+        inner = self.store.digest
+        return inner and description_hash([inner, self.rows.tolist()])
 
     def batch(self, rows, device=None, dtype=None):
         return self.store.batch(self.rows[rows], device, dtype)

@@ -19,6 +19,7 @@ from .augment import Augment
 from .feature_store import Images, as_rows, extract
 from .reading import Pictures, unreadable_error
 from .store import Store
+from ..files import description_hash
 
 # %% ../../nbs/features/10_views.ipynb #6771b698
 class Views(Store):
@@ -31,6 +32,7 @@ class Views(Store):
         if len({len(s) for s in self.stores}) > 1:
             raise ValueError('views of different numbers of images: they must show the same ones')
         self.paths = self.now.paths
+        self.digest = description_hash([s.digest for s in self.stores])
 
     def __len__(self): return len(self.now)
     def __repr__(self): return f'{len(self.stores)} views, each a {self.now!r}'

@@ -12,9 +12,9 @@ __all__ = ['NAMES', 'COLUMNS', 'SIDES', 'PARTS', 'clock', 'alternate', 'machine'
 
 # %% ../../nbs/report/9_benchmark.ipynb #62204a5f
 import copy
-import json
 import platform
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +31,8 @@ from torch import Tensor, nn
 import trmml
 from ..clip import CLIP, Features, PromptLearner, feature_map, position_embedding
 from ..doodles import compose, draw
-from ..features import FeatureStore, Live, TensorStore, layout
+from ..features import FeatureStore, Live, TensorStore, append_line, layout
+from ..files import sealed
 from ..labels import partial
 from ..losses import asymmetric_loss
 from ..methods import create
@@ -406,8 +407,10 @@ def mapped_store(
     for name, (s, dtype) in layout(n, shape).items():
         file = np.lib.format.open_memmap(folder/f'{name}.npy', 'w+', dtype, s)
         file[:] = getattr(source, name).cpu().numpy()
-    (folder/'meta.json').write_text(json.dumps(dict(n=n, shape=shape, dtype='float16')))
-    (folder/'done').write_text(json.dumps(dict(unreadable=[])))
+    sums = {k: zlib.crc32(np.load(folder/f'{k}.npy', 'r')) for k in layout(n, shape)}
+    append_line(folder/'journal.jsonl', dict(start=0, stop=n, sums=sums, unreadable=[]))
+    (folder/'meta.json').write_text(sealed(dict(n=n, shape=shape, dtype='float16')))
+    (folder/'done').write_text(sealed(dict(unreadable=[])))
     return FeatureStore(folder)
 
 # %% ../../nbs/report/9_benchmark.ipynb #2c22c859

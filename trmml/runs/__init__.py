@@ -9,7 +9,7 @@ __all__ = []
 from .inputs import (Inputs, Test, Train, hold_out, inputs, load_clip, load_split,
                                observed, reading, training_rows)
 from .perform import perform, trained
-from .content import code_of, content, forget, identity, images_digest
+from .content import code_of, content, forget, identity, images_digest, reread
 from .grid import TOWER, chosen, differences, grid, standing, told
 from .recipes import (Line, entry, lines, read_recipes, recipe, table_of, trial, trials)
 from .results import (find_result, fresh_file, plain, processor, score_all, stored,

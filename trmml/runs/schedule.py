@@ -22,7 +22,7 @@ from joblib import Parallel, cpu_count, delayed, parallel_config
 from ..progress import Bar
 
 from ..methods import METHODS, check_inputs, register
-from .content import KNOWN_CODE, method_digests
+from .content import KNOWN_CODE, method_digests, reread
 from .inputs import inputs, read_features, reading
 from .perform import perform
 from .results import stored
@@ -145,8 +145,10 @@ def perform_all(
     device:str='cpu',        # cpu | cuda | cuda:N
     n_jobs:int|None=None,    # None: see `side_by_side`
     progress:bool=True,      # a bar
+    verify:bool=False,       # read the photos again, whatever is remembered of their bytes
 )->list[dict]:               # results in the order of `runs`
     "Results of many runs; those already there are not run again."
+    if verify: reread(runs, root)
     def absent(some:Iterable[Run])->list[Run]:
         return [r for r in dict.fromkeys(some) if stored(r, out, root, device) is None]
     todo = waves(runs, absent)
