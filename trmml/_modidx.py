@@ -2481,6 +2481,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'trmml.photos.saving.read_json': ('photos/saving.html#read_json', 'trmml/photos/saving.py'),
                                      'trmml.photos.saving.read_model': ('photos/saving.html#read_model', 'trmml/photos/saving.py'),
                                      'trmml.photos.saving.rebuilt': ('photos/saving.html#rebuilt', 'trmml/photos/saving.py'),
+                                     'trmml.photos.saving.rebuilt_or_refused': ( 'photos/saving.html#rebuilt_or_refused',
+                                                                                 'trmml/photos/saving.py'),
                                      'trmml.photos.saving.restore': ('photos/saving.html#restore', 'trmml/photos/saving.py'),
                                      'trmml.photos.saving.source_of': ('photos/saving.html#source_of', 'trmml/photos/saving.py'),
                                      'trmml.photos.saving.tensors_of': ('photos/saving.html#tensors_of', 'trmml/photos/saving.py'),

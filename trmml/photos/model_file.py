@@ -6,8 +6,9 @@
 __all__ = ['Count', 'Finite', 'Share', 'Slope', 'Side', 'Name', 'Text', 'Hash', 'File', 'Names', 'FORMATS', 'ADVICE', 'KINDS',
            'ModelError', 'Closed', 'BackboneEntry', 'CalibrationEntry', 'SharedCalibration', 'Facts', 'Kept',
            'Versions', 'Counted', 'Measured', 'Compared', 'Described', 'DescribedFirst', 'shown', 'value_at',
-           'complaint', 'figures_complaint', 'lengths_complaint', 'names_complaint', 'checksum', 'check_description',
-           'check_loosely', 'check_sum', 'escaped', 'header_of', 'expected_shapes', 'check_shapes', 'check_numbers']
+           'complaint', 'figures_complaint', 'lengths_complaint', 'names_complaint', 'checksum', 'check_sum',
+           'check_description', 'check_loosely', 'escaped', 'header_of', 'expected_shapes', 'check_shapes',
+           'check_numbers']
 
 # %% ../../nbs/photos/10b_model_file.ipynb #b87aa8a6
 import json
@@ -225,6 +226,17 @@ def checksum(
     rest = {k: v for k, v in said.items() if k != 'checksum'}
     return description_hash(json.loads(json.dumps(rest)), 64)
 
+def check_sum(
+    said:dict,      # from model.json
+    file:str|Path,  # for the message
+)->None:
+    "Refuse a description that is not as it was written: raises ModelError."
+    if said['format'] == 1: return   # which had none
+    if said.get('checksum', UNSET) not in (UNSET, checksum(said)):
+        raise ModelError(f'{file}: checksum: is not that of the rest, so the file was damaged or '
+                         f'changed by hand; copy the folder again')
+
+# %% ../../nbs/photos/10b_model_file.ipynb #61c7776c
 def check_description(
     said:dict,      # decoded model.json, whose format is known
     file:str|Path,  # for the message
@@ -244,16 +256,6 @@ def check_loosely(
     try: check_description(json.loads(raw), file)
     except ModelError: raise
     except (ValueError, TypeError, KeyError, RecursionError): pass   # the caller says it
-
-def check_sum(
-    said:dict,      # from model.json
-    file:str|Path,  # for the message
-)->None:
-    "Refuse a description that is not as it was written: raises ModelError."
-    if said['format'] == 1: return   # which had none
-    if said.get('checksum', UNSET) not in (UNSET, checksum(said)):
-        raise ModelError(f'{file}: checksum: is not that of the rest, so the file was damaged or '
-                         f'changed by hand; copy the folder again')
 
 # %% ../../nbs/photos/10b_model_file.ipynb #40af1a41
 def escaped(

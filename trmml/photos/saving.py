@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'READ', 'KEPT', 'CARD', 'TENSORS', 'weights_tag', 'backbone_entry', 'versions', 'cross_names', 'tensors_of',
            'description', 'source_of', 'class_rows', 'measured_words', 'calibrated_words', 'what_words', 'card',
            'check_free', 'old_tensors', 'write_model', 'Saving', 'upgraded', 'json_of', 'read_json', 'read_model',
-           'check_backbone', 'loaded_backbone', 'rebuilt', 'restore', 'Loading']
+           'check_backbone', 'loaded_backbone', 'rebuilt', 'rebuilt_or_refused', 'restore', 'Loading']
 
 # %% ../../nbs/photos/11_saving.ipynb #1d03c436
 import hashlib
@@ -24,6 +24,8 @@ import torch
 from safetensors.torch import load_file, save as tensor_bytes
 
 import trmml
+
+# %% ../../nbs/photos/11_saving.ipynb #5329db9b
 from ..clip import CLIP, backbones
 from ..files import file_hash, write_whole
 from .blending import Blended, hollow_start
@@ -117,7 +119,8 @@ def class_rows(
     new = set(said['zero_shot'])
     C = len(said['classes'])
     yes, no = ((said['facts'][k] + [0]*C)[:C] for k in ('positives', 'negatives'))
-    return [f'| {escaped(c)} | {p} | {n} | {t:.2f} |{" zero-shot only, never trained" if c in new else ""} |'
+    note = ' zero-shot only, never trained'
+    return [f'| {escaped(c)} | {p} | {n} | {t:.2f} |{note if c in new else ""} |'
             for c, p, n, t in zip(said['classes'], yes, no, said['thresholds'])]
 
 # %% ../../nbs/photos/11_saving.ipynb #179a265b
@@ -382,15 +385,30 @@ def rebuilt(
     out.load_state_dict({k: v for k, v in state.items() if not k.startswith('cross.')})
     return out
 
+# %% ../../nbs/photos/11_saving.ipynb #08a1a5d3
+def rebuilt_or_refused(
+    folder:Path, # of the model, for the message
+    clip:CLIP,   # its backbone
+    said:dict,   # from model.json
+    state:dict,  # tensors
+)->Blended:
+    "What a model predicts with. Raises ModelError for tensors that do not fit the backbone."
+    check_backbone(folder/'model.json', said['backbone'] | dict(weights=None))   # features' length
+    try: return rebuilt(clip, said['prompts'], state)
+    except (RuntimeError, KeyError) as error:
+        raise ModelError(f'{folder}/{said["weights"]}: does not fit {said["backbone"]["name"]} '
+                         f'({" ".join(str(error).split())[:200]}); copy the folder again'
+                         ) from error
+
 # %% ../../nbs/photos/11_saving.ipynb #7af2cf7b
 def restore(
     model:Saving, # with the settings of the model; changed
-    clip:CLIP,    # its backbone
+    method:Blended, # as from `rebuilt`
     said:dict,    # from model.json
     state:dict,   # tensors
 )->Saving:
     "Put what was learned back."
-    model.method_, model.classes_ = rebuilt(clip, said['prompts'], state), said['classes']
+    model.method_, model.classes_ = method, said['classes']
     model.zero_shot_, model.calibration_ = said['zero_shot'], Calibration(**said['calibration'])
     model.thresholds_, model.metrics_ = np.array(said['thresholds']), said['metrics']
     model.facts_, model.log_ = said['facts'], []
@@ -425,9 +443,4 @@ class Loading(Saving):
                        progress=progress, **said['settings'])
         except ValueError as error: raise ModelError(f'{folder}/model.json: {error}') from error
         clip = loaded_backbone(folder, out, backbone['sha256'])
-        check_backbone(folder/'model.json', backbone | dict(weights=None))   # the length of features
-        try: return restore(out, clip, said, state)
-        except (RuntimeError, KeyError) as error:   # of tensors that are missing, or of other sizes
-            raise ModelError(f'{folder}/{said["weights"]}: does not fit {backbone["name"]} '
-                             f'({" ".join(str(error).split())[:200]}); copy the folder again'
-                             ) from error
+        return restore(out, rebuilt_or_refused(folder, clip, said, state), said, state)
