@@ -16,6 +16,7 @@ import pytest
 import trmml.data
 from trmml import TRMML, cli
 from trmml.photos import ModelError, browse, filling, fitting, saving
+from trmml.photos.model_file import checksum
 from trmml.labels import partial
 from trmml.data.table import write_csv
 
@@ -109,7 +110,10 @@ def drop_tensors(m): next(m.glob('weights-*')).unlink()
 def drop_json(m): (m/'model.json').unlink()
 def cut_json(m): (m/'model.json').write_text((m/'model.json').read_text()[:300])
 def tamper(m): f = next(m.glob('weights-*')); b = bytearray(f.read_bytes()); b[-5] ^= 1; f.write_bytes(b)
-def edit(m, **what): s = json.loads((m/'model.json').read_text()); (m/'model.json').write_text(json.dumps(s | what))
+def edit(m, **what):
+    "As a forger would: the checksum is that of the changed file."
+    s = json.loads((m/'model.json').read_text()) | what
+    (m/'model.json').write_text(json.dumps(s | dict(checksum=checksum(s))))
 def few_thresholds(m): edit(m, thresholds=[.5])
 def few_classes(m): s = json.loads((m/'model.json').read_text()); edit(m, classes=['a'], prompts=['a'], thresholds=[.5], calibration=dict(s['calibration'], a=[1.], b=[0.]))
 def no_backbone(m): edit(m, backbone={})
@@ -117,7 +121,7 @@ def odd_setting(m): edit(m, settings=dict(foo=1))
 def unknown_backbone(m): s = json.loads((m/'model.json').read_text()); edit(m, backbone=dict(s['backbone'], name='RN5O'))
 def a_list(m): (m/'model.json').write_text('[1, 2]')
 def newer(m): s = json.loads((m/'model.json').read_text()); s['format'] = 99; (m/'model.json').write_text(json.dumps(s))
-def other_backbone(m): s = json.loads((m/'model.json').read_text()); s['backbone']['sha256'] = '0'*64; (m/'model.json').write_text(json.dumps(s))
+def other_backbone(m): backbone(m, sha256='0'*64)
 
 
 SPOILT = [('half copied: no tensors', drop_tensors, 'copied by half'), ('half copied: no json', drop_json, 'copied by half'), ('json cut off', cut_json, 'cannot be read'),

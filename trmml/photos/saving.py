@@ -5,24 +5,27 @@
 # %% auto #0
 __all__ = ['FORMAT', 'READ', 'KEPT', 'CARD', 'TENSORS', 'weights_tag', 'backbone_entry', 'versions', 'cross_names', 'tensors_of',
            'description', 'source_of', 'class_rows', 'measured_words', 'calibrated_words', 'what_words', 'card',
-           'check_free', 'old_tensors', 'write_model', 'Saving', 'ModelError', 'upgraded', 'agrees', 'json_of',
-           'read_json', 'read_model', 'check_backbone', 'loaded_backbone', 'rebuilt', 'restore', 'Loading']
+           'check_free', 'old_tensors', 'write_model', 'Saving', 'upgraded', 'json_of', 'read_json', 'read_model',
+           'check_backbone', 'loaded_backbone', 'rebuilt', 'rebuilt_or_refused', 'restore', 'Loading']
 
 # %% ../../nbs/photos/11_saving.ipynb #1d03c436
 import hashlib
 import json
-import numbers
 import os
 import platform
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+import msgspec
 import numpy as np
 import torch
 from safetensors.torch import load_file, save as tensor_bytes
 
 import trmml
+
+# %% ../../nbs/photos/11_saving.ipynb #5329db9b
 from ..clip import CLIP, backbones
 from ..files import file_hash, write_whole
 from .blending import Blended, hollow_start
@@ -31,8 +34,11 @@ from .figures import words
 from .fitting import Fitted, is_assumed
 from .folds import CrossFitted, checked
 from .matcher import Matcher
+from .model_file import (
+    ModelError, check_description, check_loosely, check_numbers, check_shapes, check_sum,
+    checksum, escaped, header_of, shown)
 from .predicting import Predicting
-from .settings import LARGEST_IMAGE, device_of
+from .settings import device_of
 
 # %% ../../nbs/photos/11_saving.ipynb #e83b118c
 FORMAT, READ = 2, (1, 2)   # of `model.json`: written, and read
@@ -84,7 +90,7 @@ def description(
     sha256:str,       # of that file
 )->dict:              # plain values
     "What `model.json` contains; no path is in it."
-    return dict(format=FORMAT, weights=weights_file, sha256=sha256,
+    said = dict(format=FORMAT, weights=weights_file, sha256=sha256,
                 classes=[str(c) for c in model.classes_], prompts=model.method_.classes,
                 backbone=backbone_entry(model),
                 calibration=model.calibration_._asdict(),
@@ -92,6 +98,7 @@ def description(
                 metrics=model.metrics_, facts=model.facts_, cross=cross_names(model.cross_),
                 settings={k: getattr(model, k) for k in KEPT},
                 versions=versions())
+    return said | dict(checksum=checksum(said))
 
 # %% ../../nbs/photos/11_saving.ipynb #83bc90a7
 def source_of(
@@ -112,7 +119,8 @@ def class_rows(
     new = set(said['zero_shot'])
     C = len(said['classes'])
     yes, no = ((said['facts'][k] + [0]*C)[:C] for k in ('positives', 'negatives'))
-    return [f'| {c} | {p} | {n} | {t:.2f} |{" zero-shot only, never trained" if c in new else ""} |'
+    note = ' zero-shot only, never trained'
+    return [f'| {escaped(c)} | {p} | {n} | {t:.2f} |{note if c in new else ""} |'
             for c, p, n, t in zip(said['classes'], yes, no, said['thresholds'])]
 
 # %% ../../nbs/photos/11_saving.ipynb #179a265b
@@ -214,10 +222,13 @@ def write_model(
     folder:Path,  # of a model; there
 )->str:           # name of the tensors' file
     "The three files, model.json last."
-    data = tensor_bytes(tensors_of(model))
+    state = tensors_of(model)
+    check_numbers(state, folder)
+    data = tensor_bytes(state)
     sha = hashlib.sha256(data).hexdigest()
     file = folder/f'weights-{sha[:12]}.safetensors'
     said, there = description(model, file.name, sha), file.exists()
+    check_description(json.loads(json.dumps(said)), folder/'model.json')
     try:
         write_whole(file, data)
         write_whole(folder/'README.md', card(said))
@@ -236,11 +247,13 @@ class Saving(Predicting):
         """Write tensors, a model card and model.json; the folder contains the old model or the new
         one at every moment.
 
-        Raises ValueError for a folder of something else, OSError if it cannot be written."""
+        Raises ValueError for a folder of something else, OSError if it cannot be written,
+        ModelError for numbers that are not finite."""
         self.check_fitted()
         folder = check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         try: name = write_model(self, folder)
+        except ModelError: raise
         except Exception as error:
             why, number = getattr(error, 'strerror', None), getattr(error, 'errno', None)
             raise OSError(number or 5, f'the model could not be written ({why or error}); what was '
@@ -251,9 +264,6 @@ class Saving(Predicting):
         return folder
 
 # %% ../../nbs/photos/11_saving.ipynb #1e9bb2cc
-class ModelError(ValueError):
-    "A saved model, or its backbone, that cannot be used."
-
 def upgraded(
     said:dict, # from model.json, of format 1 or 2
 )->dict:
@@ -262,22 +272,6 @@ def upgraded(
     a, b, delta = (said['calibration'][k] for k in ('a', 'b', 'delta'))
     new = no_change(len(delta))._replace(a=[a]*len(delta), b=[b + d for d in delta], shared=[a, b])
     return said | dict(calibration=new._asdict(), cross=None)
-
-def agrees(
-    said:dict, # from model.json
-)->bool:
-    "Whether it contains what a model needs: entries for each class, a backbone, known settings."
-    try:
-        C = len(said['classes'])
-        said = upgraded(said)
-        each = [said[k] for k in ('prompts', 'thresholds')] + [said['calibration'][k] for k in 'ab']
-        return (all(len(values) == C for values in each)
-                and all(isinstance(t, numbers.Real) for t in said['thresholds'])
-                and set(said['calibration']) == set(no_change(1)._asdict())
-                and set(said['backbone']) >= {'name', 'weights', 'image_size', 'sha256'}
-                and set(said['settings']) <= set(KEPT)
-                and set(said) >= {'zero_shot', 'metrics', 'facts', 'versions'})
-    except (KeyError, TypeError): return False
 
 # %% ../../nbs/photos/11_saving.ipynb #a9a39e62
 def json_of(
@@ -290,48 +284,51 @@ def json_of(
     if not (folder/'model.json').is_file():
         raise ModelError(f'{folder}: holds no model.json; it is no model of trmml, or was copied '
                          f'by half: copy the whole folder again')
-    try:
-        said = json.loads((folder/'model.json').read_text(encoding='utf-8'))
-        dict.get(said, 'format')
-    except (ValueError, TypeError) as error:
-        raise ModelError(f'{folder}/model.json: cannot be read ({type(error).__name__}); copy the '
+    raw = (folder/'model.json').read_bytes()
+    try: said = msgspec.json.decode(raw)
+    except (ValueError, RecursionError) as error:
+        check_loosely(raw, folder/'model.json')
+        raise ModelError(f'{folder}/model.json: cannot be read ({str(error)[:80]}); copy the '
                          f'folder again') from error
-    return said
+    if isinstance(said, dict): return said
+    raise ModelError(f'{folder}/model.json: cannot be read ({shown(said)} is no description of a '
+                     f'model); copy the folder again')
 
 # %% ../../nbs/photos/11_saving.ipynb #09522bed
 def read_json(
-    folder:Path, # of a model
-)->dict:         # as from `description`
+    folder:Path,       # of a model
+    look:Callable|None=None, # further check, called with the description
+)->dict:               # as from `description`
     "model.json of this format. Raises ModelError that says what is wrong with it."
-    said = json_of(folder)
-    if said.get('format') not in READ:
-        raise ModelError(f'{folder}: format {said.get("format")!r}, this trmml '
-                         f'({trmml.__version__}) reads {READ[0]} to '
-                         f'{READ[-1]}; use the version it was saved with '
-                         f'({(said.get("versions") or {}).get("trmml")})')
-    if not agrees(said) or not isinstance(said.get('weights'), str):
-        raise ModelError(f'{folder}/model.json: does not say what a model needs, for each of its '
-                         f'classes; copy the folder again')
+    said, file = json_of(folder), folder/'model.json'
+    number, wrote = said.get('format'), said.get('versions')
+    if type(number) is not int or number not in READ:
+        wrote = wrote.get('trmml') if isinstance(wrote, dict) else None
+        raise ModelError(f'{file}: format {shown(number)}, this trmml ({trmml.__version__}) reads '
+                         f'{READ[0]} to {READ[-1]}; use the version it was saved with '
+                         f'({shown(wrote)})')
+    check_description(said, file)
+    if look is not None: look(said)
+    check_sum(said, file)
     return upgraded(said)
 
 # %% ../../nbs/photos/11_saving.ipynb #364deece
 def read_model(
-    folder:Path, # of a model
-)->tuple:        # as from `description`; tensors by name
+    folder:Path,       # of a model
+    look:Callable|None=None, # as for `read_json`
+)->tuple:              # as from `description`; tensors by name
     "The files of a saved model. Raises ModelError that says what is wrong with them."
-    said = read_json(folder)
-    file = folder/Path(said['weights']).name
+    said = read_json(folder, look)
+    file = folder/said['weights']
     if not file.is_file():
         raise ModelError(f'{folder}: {file.name} is missing; the folder was copied by half: copy '
                          f'it again')
-    if file_hash(file) != said.get('sha256'):
+    if file_hash(file) != said['sha256']:
         raise ModelError(f'{file}: is not the file that was saved (its sha256 differs); copy the '
                          f'folder again, and do not use one you do not trust')
+    check_shapes(header_of(file), said, file)
     state = load_file(file)
-    C = state['start.T'].shape[0] if 'start.T' in state else state['G'].shape[1]
-    if C != len(said['classes']):
-        raise ModelError(f'{folder}: model.json names {len(said["classes"])} classes, the tensors '
-                         f'are of {C}; copy the folder again')
+    check_numbers(state, file)
     return said, state
 
 # %% ../../nbs/photos/11_saving.ipynb #35e48794
@@ -341,8 +338,8 @@ def check_backbone(
     weights:str|Path|None=None, # given by the user, in place of what it says
 )->None:
     "Refuse a backbone that leads elsewhere: raises ModelError with file and field."
-    name, tag, size = (said[k] for k in ('name', 'weights', 'image_size'))
-    try: backbones.described(name)
+    name, tag, d = (said.get(k) for k in ('name', 'weights', 'd'))
+    try: size = backbones.described(name)['embed_dim']
     except ValueError as error:
         raise ModelError(f'{file}: backbone.name: {str(error)[:300]}; a model names an '
                          'architecture, no address, no folder: pass weights= for other '
@@ -351,9 +348,9 @@ def check_backbone(
         raise ModelError(f'{file}: backbone.weights is {str(tag)[:300]!r}, no tag of {name}; no '
                          'file is opened because a model names it: pass weights= with that of its '
                          'training')
-    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= LARGEST_IMAGE:
-        raise ModelError(f'{file}: backbone.image_size is {str(size)[:80]}, no whole number '
-                         f'of pixels from 1 to {LARGEST_IMAGE}; copy the folder again')
+    if weights is None and d not in (None, size):
+        raise ModelError(f'{file}: backbone.d is {d}, features of {name} have {size} numbers; copy '
+                         f'the folder again')
 
 # %% ../../nbs/photos/11_saving.ipynb #d0bc32fb
 def loaded_backbone(
@@ -388,15 +385,30 @@ def rebuilt(
     out.load_state_dict({k: v for k, v in state.items() if not k.startswith('cross.')})
     return out
 
+# %% ../../nbs/photos/11_saving.ipynb #08a1a5d3
+def rebuilt_or_refused(
+    folder:Path, # of the model, for the message
+    clip:CLIP,   # its backbone
+    said:dict,   # from model.json
+    state:dict,  # tensors
+)->Blended:
+    "What a model predicts with. Raises ModelError for tensors that do not fit the backbone."
+    check_backbone(folder/'model.json', said['backbone'] | dict(weights=None))   # features' length
+    try: return rebuilt(clip, said['prompts'], state)
+    except (RuntimeError, KeyError) as error:
+        raise ModelError(f'{folder}/{said["weights"]}: does not fit {said["backbone"]["name"]} '
+                         f'({" ".join(str(error).split())[:200]}); copy the folder again'
+                         ) from error
+
 # %% ../../nbs/photos/11_saving.ipynb #7af2cf7b
 def restore(
     model:Saving, # with the settings of the model; changed
-    clip:CLIP,    # its backbone
+    method:Blended, # as from `rebuilt`
     said:dict,    # from model.json
     state:dict,   # tensors
 )->Saving:
     "Put what was learned back."
-    model.method_, model.classes_ = rebuilt(clip, said['prompts'], state), said['classes']
+    model.method_, model.classes_ = method, said['classes']
     model.zero_shot_, model.calibration_ = said['zero_shot'], Calibration(**said['calibration'])
     model.thresholds_, model.metrics_ = np.array(said['thresholds']), said['metrics']
     model.facts_, model.log_ = said['facts'], []
@@ -423,11 +435,12 @@ class Loading(Saving):
         ConnectionError for a tag whose weights cannot be fetched."""
         folder = Path(folder).expanduser()
         device_of(device)
-        said, state = read_model(folder)
+        said, state = read_model(folder, lambda said: check_backbone(
+            folder/'model.json', said['backbone'], weights))
         backbone = said['backbone']
-        check_backbone(folder/'model.json', backbone, weights)
         try: out = cls(backbone=backbone['name'], image_size=backbone['image_size'], device=device,
                        weights=backbone['weights'] if weights is None else str(weights),
                        progress=progress, **said['settings'])
         except ValueError as error: raise ModelError(f'{folder}/model.json: {error}') from error
-        return restore(out, loaded_backbone(folder, out, backbone['sha256']), said, state)
+        clip = loaded_backbone(folder, out, backbone['sha256'])
+        return restore(out, rebuilt_or_refused(folder, clip, said, state), said, state)
