@@ -115,6 +115,7 @@ def score_batch(
     x = images[good].to(method.clip.device, method.clip.dtype, non_blocking=True)
     out[good] = raw_of(method, encode(x)).float().cpu().numpy()
 
+# %% ../../nbs/photos/05_matcher.ipynb #cc32a7d0
 def plan(
     clip:CLIP,
     todo:list,      # blocks to score, as (start, stop)
