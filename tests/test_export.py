@@ -1,4 +1,5 @@
 """ONNX of whole models against torch, on photos; predictions into a file, killed and gone on with."""
+import contextlib
 import json
 import os
 import signal
@@ -71,28 +72,34 @@ def test_what_cannot_be_exported(place, model, monkeypatch):
 WAITS = """
 import sys, time
 from trmml import cli
-from trmml.photos import scores_to_file as s
-s.BLOCK, keep = 4, s.keep
+from trmml.photos import kept, matcher
+kept.BLOCK = 4
 def slow(*args):
-    keep(*args); print('block', flush=True)
-    if args[1] == 8: time.sleep(300)
-s.keep = slow
+    kept.keep(*args); print('block', flush=True)
+    if args[1] == 12: time.sleep(300)
+matcher.keep = slow
 cli.main(sys.argv[1:])
 """
 
 
-def test_killed_and_gone_on_with(place, model, monkeypatch, capsys):
-    from trmml.photos import scores_to_file as s
+@contextlib.contextmanager
+def counted(block):
+    "How many photos are scored inside, with blocks of this size."
+    from trmml.photos import kept, matcher
+    n, real = [], matcher.raw_of
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(kept, 'BLOCK', block); m.setattr(matcher, 'raw_of', lambda method, f: n.append(len(f.pooled)) or real(method, f))
+        yield n
+
+
+def test_killed_and_gone_on_with(place, model, capsys):
     out = place/'p.csv'; args = ['predict', str(place/'model'), str(place/'photos'), '--out', str(out), '--quiet']
     run = subprocess.Popen([sys.executable, '-c', WAITS, *args], stdout=subprocess.PIPE, env=dict(os.environ, PYTHONWARNINGS='ignore'), text=True)
     for _ in range(3): assert run.stdout.readline() == 'block\n'
     run.kill(); run.communicate()
     assert not out.exists() and (place/'p.csv.journal').exists() and (place/'p.csv.part').exists()
-    seen, raw = [], TRMML.raw
-    monkeypatch.setattr(s, 'BLOCK', 4); monkeypatch.setattr(TRMML, 'raw', lambda self, paths, *a, **k: seen.extend(paths) or raw(self, paths, *a, **k))
-    with pytest.raises(SystemExit): cli.main(args)
-    assert len(seen) == 12 and capsys.readouterr().out.strip() == str(out)   # twelve were done
-    monkeypatch.undo()
+    with counted(4) as seen, pytest.raises(SystemExit): cli.main(args)
+    assert sum(seen) == 12 and capsys.readouterr().out.strip() == str(out)   # twelve were done
     found = pd.read_csv(out, index_col='image')
     assert list(found.index[:3]) == ['film0/0.png', 'film0/2.png', 'film0/4.png'] and found.index[-1] == 'film1/23.png'   # natural order
     np.testing.assert_allclose(found, model.predict(place/'photos'), atol=1e-6)
@@ -102,14 +109,11 @@ def test_killed_and_gone_on_with(place, model, monkeypatch, capsys):
 def test_a_journal_is_doubted(place, model, monkeypatch):
     "Changed photos, spoilt numbers and another model are computed again."
     from trmml.photos import scores_to_file as s
-    monkeypatch.setattr(s, 'BLOCK', 8); out = place/'q.csv'; write = s.write_table
-    def left(): monkeypatch.setattr(s, 'write_table', lambda *_: None); model.predict_to(out, place/'photos'); monkeypatch.setattr(s, 'write_table', write)
+    out, write = place/'q.csv', s.write_table
     def again():
-        n, raw = [], TRMML.raw
-        with pytest.MonkeyPatch.context() as m:
-            m.setattr(TRMML, 'raw', lambda self, paths, *a, **k: n.append(len(paths)) or raw(self, paths, *a, **k))
-            model.predict_to(out, place/'photos')
+        with counted(8) as n: model.predict_to(out, place/'photos')
         return sum(n)
+    def left(): monkeypatch.setattr(s, 'write_table', lambda *_: None); again(); monkeypatch.setattr(s, 'write_table', write)
     left(); assert again() == 0
     left(); os.utime(place/'photos'/'film0'/'2.png', (1, 1)); assert again() == 8   # one block
     left(); part = place/'q.csv.part'; data = bytearray(part.read_bytes()); data[-1] ^= 1; part.write_bytes(data); assert again() == 8

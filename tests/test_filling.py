@@ -199,9 +199,12 @@ def test_console(folder, capsys, monkeypatch):
 def test_ctrl_c_says_what_is_so(capsys, monkeypatch):
     def stop(**_): raise KeyboardInterrupt
     monkeypatch.setattr(cli, 'app', stop)
-    for command in ('predict', 'complete', 'evaluate', 'ask', 'doubt', 'answer'):
+    for command in ('explain', 'export', 'answer'):
         code, _, err = say(capsys, command, 'x')
         assert code == 130 and 'begins anew' in err and 'goes on' not in err
+    for command in ('predict', 'complete', 'evaluate', 'ask', 'doubt'):
+        assert 'finished blocks of 64 photos are kept, and the same command goes on from there' in say(capsys, command, 'x')[2]
+    assert 'answers given so far are in the table' in say(capsys, 'label', 'x')[2]
     for command, words in ('fit', 'goes on from there'), ('download', 'fetches the rest'), ('table', 'does the others'):
         assert words in say(capsys, command, 'x')[2] and 'nothing was written' not in say(capsys, command, 'x')[2]
 

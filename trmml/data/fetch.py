@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from filelock import FileLock
 from ..progress import Bar
 
 from .archives import (
     DISK, check_places, checked_members, read_rest, reading_archive)
 from .checks import git_blob
-from ..files import file_hash, write_whole
+from ..files import file_hash, in_turn, write_whole
 
 # %% ../../nbs/data/13_fetch.ipynb #870346f3
 @dataclass(frozen=True)
@@ -335,7 +334,7 @@ def fetch(
     "Download one file; a file under its final name is always the right one."
     path = Path(folder)/file.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f'{path}.lock'):
+    with in_turn(path, 'fetches this file'):
         if path.is_file() and not _complaint(file, path): return path
         path.unlink(missing_ok=True)
         return _from_mirrors(file, path, progress, timeout=timeout, attempts=attempts, pause=pause)
@@ -410,7 +409,7 @@ def get_file(
         fetch(file, root/file.folder, progress, **how)
         return
     (root/'downloads').mkdir(parents=True, exist_ok=True)
-    with FileLock(root/'downloads'/f'{file.name}.unpack.lock'):
+    with in_turn(root/'downloads'/f'{file.name}.unpack', 'fetches and unpacks this file'):
         if _done(file, root): return
         path = fetch(file, root/'downloads', progress, **how)
         unpack(path, root/file.folder)

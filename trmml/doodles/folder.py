@@ -14,14 +14,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from joblib import Parallel, delayed
 from pycocotools import mask as coco_mask
 from ..progress import Bar
 
 from .pictures import caption, draw, recognisable
 from .scenes import VOC_KINDS, compose
-from ..files import data_root, description_hash, write_whole
+from ..files import data_root, description_hash, in_turn, write_whole
 
 # %% ../../nbs/doodles/7_folder.ipynb #5189fa26
 VERSION = 1   # of the drawings: raised whenever a pixel, a mask or a caption would change
@@ -153,7 +152,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     done = folder/'annotations'/f'instances_{split}.json'
     info = dict(description='trmml doodles', version=VERSION, n=n, size=size, first_seed=first_seed)
-    with FileLock(folder/f'.{split}.lock'):
+    with in_turn(folder/f'.{split}', 'draws these pictures'):
         there = json.loads(done.read_text())['info'] if done.exists() else None
         if there not in (None, info):
             raise ValueError(f'{folder} holds another {split} ({there}), asked for {info}: choose '

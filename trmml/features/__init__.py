@@ -14,8 +14,8 @@ from .formats import HEADER, KEPT_AS, bytes_needed, layout, quantise
 from .image_stores import FeatureViews, ImageViews, ThreeViews, cached_views
 from .journal import append_line, read_journal, spans
 from .keys import describe, file_state, images_digest, key
-from .reading import (Pictures, Unreadable, find_unreadable, readers, seeded,
-                                    unreadable_error)
+from .reading import (Pictures, Unreadable, find_unreadable, read_batches, readers,
+                                    seeded, unreadable_error)
 from .store import ImageStore, Rows, Store, TensorStore
 from .views import Live, Views, open_views
 from ..files import write_whole

@@ -20,8 +20,6 @@ from pathlib import Path
 import numpy as np
 import PIL
 import torch
-from filelock import FileLock
-from torch.utils.data import DataLoader
 from ..progress import Bar
 
 from ..clip import CLIP
@@ -29,8 +27,10 @@ from .formats import bytes_needed, encode, layout, to_numpy
 from .journal import (append_line, block_entries, damaged, intact, open_array,
                                     open_arrays, spans, to_disk, write_rows)
 from .keys import check_unchanged, file_state, images_digest
-from .reading import Pictures, find_unreadable, unreadable_error, why_unreadable
-from ..files import Damaged, description_hash, read_sealed, sealed, write_whole
+from .reading import (Pictures, find_unreadable, read_batches, unreadable_error,
+                                    why_unreadable)
+from ..files import (Damaged, description_hash, expanded, folder_named, in_turn, read_sealed,
+                         sealed, write_whole)
 
 # %% ../../nbs/features/05_extraction.ipynb #622f6ed0
 def check_space(
@@ -51,9 +51,9 @@ def check_space(
 def features_root(
     root:str|Path=None, # None: TRMML_FEATURES, else ~/.cache/trmml/features
 )->Path:                # absolute
-    "Folder that holds all extractions."
-    if root is None: root = os.environ.get('TRMML_FEATURES') or '~/.cache/trmml/features'
-    return Path(root).expanduser().resolve()
+    "Folder that holds all extractions. Raises ValueError if there can be none."
+    if root is None: return folder_named('TRMML_FEATURES', '~/.cache/trmml/features').resolve()
+    return expanded(root).resolve()
 
 # %% ../../nbs/features/05_extraction.ipynb #c9fa5ba2
 def new_meta(
@@ -134,8 +134,7 @@ def block_reader(
     "The images of some blocks in fixed batches, read ahead; no random number is drawn."
     batches = [list(range(i, min(i + batch, stop)))
                for start, stop in todo for i in range(start, stop, batch)]
-    return iter(DataLoader(pictures, batch_sampler=batches, num_workers=workers, pin_memory=pin,
-                           generator=torch.Generator()))
+    return read_batches(pictures, batches, workers, pin)
 
 # %% ../../nbs/features/05_extraction.ipynb #f991a324
 def fill(
@@ -165,7 +164,7 @@ def alone_in(
 )->Iterator[None]:
     "Inside, no other process works on the folder, and the error of a full disk says what to do."
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with FileLock(f'{folder}.lock'):
+    with in_turn(folder, 'computes these features'):
         try:
             yield
         except OSError as error:

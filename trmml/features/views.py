@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 from ..clip import CLIP, Features
 from .augment import Augment
 from .feature_store import Images, as_rows, extract
-from .reading import Pictures, unreadable_error
+from .reading import Pictures, read_batches, unreadable_error
 from .store import Store
 from ..files import description_hash
 
@@ -86,10 +86,8 @@ def prepare_ahead(
     "Draw anew from now on, and begin with the batches that will come."
     live.pictures.seed, live.pictures.view = seed, f'epoch {epoch}'
     live.coming = deque(r.tolist() for r in batches)
-    # not the caller's generator
-    live.ready = iter(DataLoader(live.pictures, batch_sampler=list(live.coming),
-                                 num_workers=live.workers, generator=torch.Generator(),
-                                 pin_memory=live.clip.device.type == 'cuda'))
+    live.ready = read_batches(live.pictures, list(live.coming), live.workers,
+                              live.clip.device.type == 'cuda')
 
 def read_live(
     live:Live,

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FORMAT', 'READ', 'KEPT', 'CARD', 'TENSORS', 'weights_tag', 'backbone_entry', 'versions', 'cross_names', 'tensors_of',
            'description', 'source_of', 'class_rows', 'measured_words', 'calibrated_words', 'what_words', 'card',
-           'check_free', 'old_tensors', 'write_model', 'Saving', 'upgraded', 'json_of', 'read_json', 'read_model',
-           'check_backbone', 'loaded_backbone', 'rebuilt', 'rebuilt_or_refused', 'restore', 'Loading']
+           'check_free', 'old_tensors', 'write_model', 'replace_model', 'Saving', 'upgraded', 'json_of', 'read_json',
+           'read_model', 'tensors_in', 'check_backbone', 'loaded_backbone', 'rebuilt', 'rebuilt_or_refused', 'restore',
+           'Loading']
 
 # %% ../../nbs/photos/11_saving.ipynb #1d03c436
 import hashlib
@@ -27,7 +28,7 @@ import trmml
 
 # %% ../../nbs/photos/11_saving.ipynb #5329db9b
 from ..clip import CLIP, backbones
-from ..files import file_hash, write_whole
+from ..files import check_writable, file_hash, in_turn, sweep, write_whole
 from .blending import Blended, hollow_start
 from .calibration import Calibration, no_change
 from .figures import words
@@ -200,21 +201,25 @@ TENSORS = re.compile(r'weights-[0-9a-f]{12}\.safetensors')   # how names of thei
 def check_free(
     folder:str|Path, # for a model
 )->Path:             # the folder, with ~ written out
-    "Refuse a folder that contains something else than a model: raises ValueError."
+    """Refuse a folder that contains something else than a model: raises ValueError.
+
+    One that cannot be written to is an OSError."""
     if not str(folder).strip(): raise ValueError('the name of the folder for the model is empty')
     folder = Path(folder).expanduser()
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    ours = 'model.json' in names or any(TENSORS.match(n) for n in names)
+    ours = any(n.startswith('model.json') or TENSORS.match(n) for n in names)
     if folder.is_file() or (names and not ours):
         raise ValueError(f'{folder}: is there and is no model of trmml; choose another folder')
+    check_writable(folder)
     return folder
 
+# %% ../../nbs/photos/11_saving.ipynb #bb20d4e5
 def old_tensors(
     folder:Path,  # of a model
     name:str,     # of the file that is kept
 )->list:          # of Path
-    "Files of tensors that no model.json names, half-written ones included."
-    return [p for p in folder.iterdir() if TENSORS.match(p.name) and p.name != name]
+    "Files of tensors that no model.json names."
+    return [p for p in folder.iterdir() if TENSORS.fullmatch(p.name) and p.name != name]
 
 # %% ../../nbs/photos/11_saving.ipynb #4ed8305e
 def write_model(
@@ -238,6 +243,22 @@ def write_model(
         raise
     return file.name
 
+# %% ../../nbs/photos/11_saving.ipynb #1d01f696
+def replace_model(
+    model:Fitted,
+    folder:Path, # in which no other process writes
+)->None:
+    "Write a model, then remove what the one before consisted of: raises OSError."
+    sweep(folder)
+    try: name = write_model(model, folder)
+    except ModelError: raise
+    except Exception as error:
+        why, number = getattr(error, 'strerror', None), getattr(error, 'errno', None)
+        raise OSError(number or 5, f'the model could not be written ({why or error}); what was '
+                      f'there before is as it was: make room or choose another folder',
+                      str(folder)) from error
+    for old in old_tensors(folder, name): old.unlink()
+
 # %% ../../nbs/photos/11_saving.ipynb #c4c31301
 class Saving(Predicting):
     "An estimator that can be saved."
@@ -245,21 +266,13 @@ class Saving(Predicting):
         folder:str|Path, # new, empty, or that of an earlier model, which is replaced
     )->Path:             # of the folder
         """Write tensors, a model card and model.json; the folder contains the old model or the new
-        one at every moment.
+        one at every moment, and waits while another process saves to it.
 
         Raises ValueError for a folder of something else, OSError if it cannot be written,
         ModelError for numbers that are not finite."""
         self.check_fitted()
         folder = check_free(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        try: name = write_model(self, folder)
-        except ModelError: raise
-        except Exception as error:
-            why, number = getattr(error, 'strerror', None), getattr(error, 'errno', None)
-            raise OSError(number or 5, f'the model could not be written ({why or error}); what was '
-                          f'there before is as it was: make room or choose another folder',
-                          str(folder)) from error
-        for old in old_tensors(folder, name): old.unlink()
+        with in_turn(folder/'model.json', 'saves a model here'): replace_model(self, folder)
         for file in self.checkpoints_: file.unlink(missing_ok=True)
         return folder
 
@@ -319,6 +332,18 @@ def read_model(
 )->tuple:              # as from `description`; tensors by name
     "The files of a saved model. Raises ModelError that says what is wrong with them."
     said = read_json(folder, look)
+    while True:
+        try: return said, tensors_in(folder, said)
+        except (ModelError, OSError):
+            before, said = said, read_json(folder, look)
+            if said == before: raise   # else another process has just saved a newer one
+
+# %% ../../nbs/photos/11_saving.ipynb #bb21d4e5
+def tensors_in(
+    folder:Path, # of a model
+    said:dict,   # from its model.json
+)->dict:         # by name
+    "The tensors that model.json names. Raises ModelError that says what is wrong with them."
     file = folder/said['weights']
     if not file.is_file():
         raise ModelError(f'{folder}: {file.name} is missing; the folder was copied by half: copy '
@@ -329,7 +354,7 @@ def read_model(
     check_shapes(header_of(file), said, file)
     state = load_file(file)
     check_numbers(state, file)
-    return said, state
+    return state
 
 # %% ../../nbs/photos/11_saving.ipynb #35e48794
 def check_backbone(

@@ -9,12 +9,14 @@ __all__ = ['member_settings', 'make', 'trained', 'take_over', 'learn', 'counts',
 # %% ../../nbs/runs/4_perform.ipynb #e8cf210e
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from safetensors.torch import load_file
 
+from ..files import in_turn, sweep
 from ..methods import check_inputs, create
 from .content import identity
 from .inputs import Inputs, inputs
@@ -121,15 +123,16 @@ def describe(
 def clear(
     folder:Path, # of results
     key:str,     # of a run that is done
-    name:str,    # of its result
-    start:float, # when it began, as of `time.time`
+    name:str,    # of its result, for which `in_turn` was asked
 )->None:
     "Remove what a run needed on its way."
-    ends = 'ckpt', 'ckpt.old', 'ckpt.damaged', 'tmp'
-    for path in (p for end in ends for p in folder.glob(f'{key}-*.{end}')):
-        try: old = path.stat().st_mtime < start
-        except FileNotFoundError: continue   # another process was faster
-        if old or path.name.startswith(name): path.unlink(missing_ok=True)
+    for end in ('ckpt', 'ckpt.old', 'ckpt.damaged'):
+        (folder/f'{name}.{end}').unlink(missing_ok=True)
+    for path in folder.glob(f'{key}-*.ckpt*'):
+        its = path.with_name(path.name.partition('.ckpt')[0])
+        with suppress(BlockingIOError), in_turn(its, 'is not needed', wait=False):
+            path.unlink(missing_ok=True)
+    sweep(folder, f'{key}-*')
 
 # %% ../../nbs/runs/4_perform.ipynb #c8c292be
 def tell_anew(
@@ -153,16 +156,17 @@ def perform(
 )->dict:                     # the result, as written
     "Train and score one run, from its checkpoint on; writes its result and the trained method."
     check_inputs(run.method, **settings_of(run))   # before features are computed
-    start, x = time.time(), inputs(run, root, device, progress)
+    start, x = time.monotonic(), inputs(run, root, device, progress)
     (store, _, _), (test, labels), folder = x.train, x.test, folder_of(out)
-    method = make(x)
-    folder.mkdir(parents=True, exist_ok=True)
-    read = identity(run, root, device)
+    method, read = make(x), identity(run, root, device)
     name = result_name(run, read)
-    tell_anew(folder, run.key, name)
-    log = learn(x, method, folder/f'{name}.ckpt', out)
-    measured = score_all(method, test, labels, x.split('train').classes)
-    result = describe(x, read, measured, log, time.time() - start)
-    result = write(folder/f'{name}.json', result, method)
-    clear(folder, run.key, name, start)
+    with in_turn(folder/name, 'does this run') as waited:
+        there = stored(run, out, root, device) if waited else None
+        if there is not None: return there
+        tell_anew(folder, run.key, name)
+        log = learn(x, method, folder/f'{name}.ckpt', out)
+        measured = score_all(method, test, labels, x.split('train').classes)
+        result = describe(x, read, measured, log, time.monotonic() - start)
+        result = write(folder/f'{name}.json', result, method)
+        clear(folder, run.key, name)
     return result
