@@ -111,6 +111,7 @@ def intact(
     rows = slice(entry['start'], entry['stop'])
     return all(zlib.crc32(a[rows]) == entry['sums'].get(k) for k, a in arrays.items())
 
+# %% ../../nbs/features/04_journal.ipynb #430f4824
 FIELDS = dict(start=int, stop=int, sums=dict, unreadable=list)   # of an entry
 
 def block_entries(

@@ -172,6 +172,7 @@ def features_of(
                                'table of labels.') from None
     return store.in_memory()
 
+# %% ../../nbs/photos/06_fitting.ipynb #7e43cdf0
 def reread(
     *given:Given|None, # photos
 )->None:
