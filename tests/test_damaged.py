@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from test_runs import draw_world, run
 
-from trmml import clip as clips
+from trmml import TRMML, clip as clips
 from trmml import runs
 from trmml.doodles import compose, draw
 from trmml.features import FeatureStore, TensorStore, extract, extraction, images_digest, journal
@@ -432,3 +432,37 @@ def test_all_that_is_renamed_was_flushed(world, tmp_path, monkeypatch):
     fit(method(clips.load('doodle-clip', image_size=64)), toy(), LABELS, checkpoint=tmp_path/'a.ckpt')
     assert {Path(n).suffix for n, _ in named} >= {'.json', '.safetensors', '.ckpt', '.images'} and 'done' in [n for n, _ in named]
     assert all(number in flushed for _, number in named)
+
+
+# ---- the estimator
+
+@pytest.fixture
+def few(mine, tmp_path, monkeypatch):
+    monkeypatch.setenv('TRMML_FEATURES', str(tmp_path/'f'))
+    table = pd.DataFrame({'cat': [1, 0]*5, 'dog': [0, 1, None, 1, 0]*2}, index=[Path(p).name for p in mine.paths])
+    return lambda **how: TRMML(backbone='doodle-clip', image_size=64, epochs=2, held_out=0, workers=0, progress=False).fit(Path(mine.paths[0]).parent, table, **how)
+
+
+def test_a_fit_sees_replaced_photos(few, mine, tmp_path, monkeypatch):
+    first = few(); [ckpt] = first.checkpoints_
+    for p in mine.paths: replace_bytes(p)
+    with told() as texts: second = few()
+    assert [w for w in ('photos were replaced', f'{ckpt}: the photos changed') if not any(w in t for t in texts)] == []
+    monkeypatch.setenv('TRMML_FEATURES', str(tmp_path/'g'))
+    assert same(second.method_, few().method_) and not same(second.method_, first.method_)
+
+
+def test_a_fit_with_a_damaged_checkpoint(few):
+    first = few(); [ckpt] = first.checkpoints_; ckpt.write_bytes(ckpt.read_bytes()[:4000])
+    with told() as texts: assert same(few().method_, first.method_)
+    assert len(texts) == 1 and str(ckpt) in texts[0] and 'made again' in texts[0]
+
+
+def test_verify_reaches_the_estimator(few, mine, tmp_path):
+    few(); [store] = [p for p in (tmp_path/'f').iterdir() if (p/'done').exists()]; was = read_sealed(store/'meta.json')['images']
+    for p in mine.paths: replace_bytes(p)
+    images_digest(mine.paths, tmp_path/'other'); (tmp_path/'f'/next((tmp_path/'other').iterdir()).name).write_text(sealed(dict(images=was)))
+    with told() as texts: few()
+    assert not any('replaced' in t for t in texts)
+    with told() as texts: few(verify=True)
+    assert any('photos were replaced' in t for t in texts)

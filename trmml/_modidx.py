@@ -1000,6 +1000,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'trmml/features/journal.py'),
                                         'trmml.features.journal.block_entries': ( 'features/journal.html#block_entries',
                                                                                   'trmml/features/journal.py'),
+                                        'trmml.features.journal.checksum': ('features/journal.html#checksum', 'trmml/features/journal.py'),
                                         'trmml.features.journal.damaged': ('features/journal.html#damaged', 'trmml/features/journal.py'),
                                         'trmml.features.journal.intact': ('features/journal.html#intact', 'trmml/features/journal.py'),
                                         'trmml.features.journal.open_array': ( 'features/journal.html#open_array',

@@ -138,8 +138,8 @@ class Work(NamedTuple):
         rows:np.ndarray, # to train on
     )->Path:
         "The checkpoint of a training on some rows."
-        return checkpoint_file(self.store.key + self.store.digest, self.names, self.settings,
-                               self.labels, rows, trmml.__version__)
+        return checkpoint_file(self.store.key, self.names, self.settings, self.labels, rows,
+                               trmml.__version__)
 
 # %% ../../nbs/photos/06_fitting.ipynb #58a88386
 class Trained(NamedTuple):

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import trmml
 from ..features import Store
 from ..files import Damaged, description_hash, read_checked, write_checked
 from .averages import Average
@@ -27,7 +28,7 @@ from .method import OPTIONAL, Method
 class Changed(ValueError):
     "The checkpoint of photos or code that have changed since; the message names it."
 
-OTHERS = 'torch', 'builtins', 'abc'   # whose code has no say
+OTHERS = 'torch', 'builtins', 'abc', 'trmml'   # whose code is told by a version, or has no say
 MAY_CHANGE = dict(images='the photos', code="the method's code")   # without being asked to
 
 def code_words(
@@ -41,11 +42,11 @@ def code_words(
 def code_digest(
     cls:type, # of a method
 )->str:
-    "Hash of the functions of a class and of those that it inherits, but PyTorch's."
+    "Hash of the functions of a class of one's own, and of the version of this library."
     own = [c for c in cls.__mro__ if c.__module__.partition('.')[0] not in OTHERS]
     found = [[k, code_words(f.__code__)] for c in own for k, f in sorted(vars(c).items())
              if inspect.isfunction(f)]
-    return description_hash(found)
+    return description_hash([trmml.__version__, found])
 
 # %% ../../nbs/train/4_checkpoints.ipynb #3f66dce7
 def labels_in_words(

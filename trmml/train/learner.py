@@ -214,7 +214,7 @@ def means(
     for batch, terms in zip(batches, taken):
         for k, v in terms.items(): sums[k] = sums.get(k, 0) + v*len(batch.rows)/seen
     said = read(dict(sums, step=first_not_finite([t['total'] for t in taken], method)))
-    if (step := int(said.pop('step'))) >= 0: raise not_finite(store, batches[step])
+    if (step := int(said.pop('step', -1))) >= 0: raise not_finite(store, batches[step])
     return said
 
 # %% ../../nbs/train/5_learner.ipynb #c0e68e9d
