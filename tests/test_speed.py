@@ -1,8 +1,9 @@
 "The engine: training that waits for nothing, in coarser numbers if asked, and in little memory."
-import json
+import math
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import trmml.clip
 from trmml.train import learner; from trmml import runs
-from trmml.features import FeatureStore, bytes_needed, layout
+from trmml.features import FeatureStore, append_line, bytes_needed, layout, spans
+from trmml.files import sealed
 from trmml.train import TensorStore, fit, load_checkpoint, optimizer, save_checkpoint, train_epoch
 from trmml.methods import create, find
 from trmml.train.method import Batch
@@ -193,8 +195,10 @@ def test_training_on_coco_takes_less_than_four_gib(tmp_path):
     folder = tmp_path/'coco'; folder.mkdir()
     for name, (shape, dtype) in layout(N, SHAPE).items():
         np.lib.format.open_memmap(folder/f'{name}.npy', 'w+', dtype, shape)
-    (folder/'meta.json').write_text(json.dumps(dict(n=N, shape=SHAPE, dtype='float16')))
-    (folder/'done').write_text(json.dumps(dict(unreadable=[])))
+    (folder/'meta.json').write_text(sealed(dict(n=N, shape=SHAPE, dtype='float16', block=512)))
+    (folder/'done').write_text(sealed(dict(unreadable=[])))
+    sums = {n: {name: zlib.crc32(bytes(n*np.dtype(t).itemsize*math.prod(shape[1:]))) for name, (shape, t) in layout(N, SHAPE).items()} for n in (512, N % 512)}
+    for a, b in spans(N, 512): append_line(folder/'journal.jsonl', dict(start=a, stop=b, sums=sums[b - a], unreadable=[]))
     assert sum(p.stat().st_size for p in folder.glob('*.npy')) == bytes_needed(N, SHAPE, 'float16') > 16e9
     done = subprocess.run([sys.executable, '-c', TRAIN, str(folder)], capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stderr[-2000:]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHECKED', 'check_space', 'features_root', 'new_meta', 'prepare', 'compute_block', 'unfinished', 'block_reader',
-           'fill', 'alone_in', 'check_rows', 'opened', 'finished', 'block_of', 'known_unreadable', 'of_other_bytes',
-           'void', 'complete']
+           'fill', 'alone_in', 'states', 'check_rows', 'opened', 'finished', 'block_of', 'known_unreadable',
+           'of_other_bytes', 'void', 'begin', 'complete']
 
 # %% ../../nbs/features/05_extraction.ipynb #45664bf0
 import errno
@@ -69,8 +69,10 @@ def new_meta(
     said = {k: v for k, v in description.items() if k != 'files'}
     return dict(said, files=description_hash(description['files']), images=images,
                 n=len(description['files']), shape=list(shape), block=block,
-                device=clip.device.type, versions=dict(torch=torch.__version__, pillow=PIL.__version__))
+                device=clip.device.type,
+                versions=dict(torch=torch.__version__, pillow=PIL.__version__))
 
+# %% ../../nbs/features/05_extraction.ipynb #01e3e3b1
 def prepare(
     folder:Path, # of the extraction
     meta:dict,   # from `new_meta`
@@ -178,13 +180,19 @@ def alone_in(
 # %% ../../nbs/features/05_extraction.ipynb #be302b85
 CHECKED:dict[Path, list] = {}   # folder -> state of its files when their checksums agreed
 
+def states(
+    folder:Path, # of an extraction
+)->list:         # one a file
+    "What changes when a file of the folder does."
+    return [file_state(p) for p in sorted(folder.iterdir())]
+
 def check_rows(
     folder:Path, # of a finished extraction
     meta:dict,   # what meta.json says
     arrays:dict, # from `open_arrays`
 )->None:
     "Compare checksums, once a process unless a file is written to; `Damaged` names the rows."
-    now = [file_state(p) for p in sorted(folder.iterdir())]
+    now = states(folder)
     if CHECKED.get(folder) == now: return
     bad = damaged(arrays, block_entries(folder), spans(meta['n'], meta.get('block', meta['n'])))
     if bad:
@@ -194,6 +202,7 @@ def check_rows(
                       f'written; extract makes them again')
     CHECKED[folder] = now
 
+# %% ../../nbs/features/05_extraction.ipynb #e26e88a2
 def opened(
     folder:Path, # of an extraction
 )->tuple:        # row -> why its image was unreadable; what meta.json says; name -> numpy.memmap
@@ -243,7 +252,7 @@ def of_other_bytes(
     images:str,  # as from `images_digest`
 )->bool:
     "Whether features were made from photos with other bytes, as far as meta.json can be read."
-    try: return read_sealed(folder/'meta.json').get('images', images) != images
+    try: return (read_sealed(folder/'meta.json').get('images') or images) != images
     except (OSError, ValueError): return False
 
 def void(
@@ -258,6 +267,16 @@ def void(
     return True
 
 # %% ../../nbs/features/05_extraction.ipynb #0db3425e
+def begin(
+    folder:Path, # of the extraction
+    meta:dict,   # from `new_meta`
+)->None:
+    "Make a folder ready that is not finished; `OSError` if the disk is too small."
+    (folder/'done').unlink(missing_ok=True)
+    check_space(folder, bytes_needed(meta['n'], meta['shape'], meta['dtype']))
+    prepare(folder, meta)
+
+# %% ../../nbs/features/05_extraction.ipynb #532c0847
 def complete(
     folder:Path,       # of the extraction
     clip:CLIP,         # whose features
@@ -272,10 +291,7 @@ def complete(
     if verify: CHECKED.pop(folder, None)
     was_done = not void(folder, images) and finished(folder, tell=True)
     meta = new_meta(clip, description, block_of(folder, block), images)
-    if not was_done:
-        (folder/'done').unlink(missing_ok=True)
-        check_space(folder, bytes_needed(n, meta['shape'], meta['dtype']))
-        prepare(folder, meta)
+    if not was_done: begin(folder, meta)
     todo = unfinished(folder, meta, paths, check=not was_done)
     bad, left = known_unreadable(folder, meta, todo), sum(stop - start for start, stop in todo)
     if bad and not skip_unreadable: raise unreadable_error(bad + find_unreadable(paths, todo), n)
@@ -284,6 +300,5 @@ def complete(
               disable=not progress) as bar:
         fill(folder, clip, pictures, description['files'], todo, meta['dtype'], batch, workers,
              skip_unreadable, bar)
-    if todo or not was_done:
-        write_whole(folder/'done', sealed(dict(unreadable=known_unreadable(folder, meta))))
-    CHECKED[folder] = [file_state(p) for p in sorted(folder.iterdir())]   # all was compared or made
+    write_whole(folder/'done', sealed(dict(unreadable=known_unreadable(folder, meta))))
+    CHECKED[folder] = states(folder)   # all was compared or made

@@ -75,6 +75,7 @@ def encode(
                              f'finite')
     return kept
 
+# %% ../../nbs/features/01_formats.ipynb #06090746
 def decode(
     kept:dict,                       # from `encode`
     dtype:torch.dtype=torch.float32, # of the result

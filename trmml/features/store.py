@@ -117,8 +117,7 @@ class Rows(Store):
         return None if inner is None else [inner[i] for i in self.rows]
     @property
     def digest(self):
-        inner = self.store.digest
-        return inner and description_hash([inner, self.rows.tolist()])
+        return self.store.digest and description_hash([self.store.digest, self.rows.tolist()])
 
     def batch(self, rows, device=None, dtype=None):
         return self.store.batch(self.rows[rows], device, dtype)

@@ -142,8 +142,8 @@ class Work(NamedTuple):
         rows:np.ndarray, # to train on
     )->Path:
         "The checkpoint of a training on some rows."
-        return checkpoint_file(self.store.key + self.store.digest, self.names, self.settings,
-                               self.labels, rows, trmml.__version__)
+        return checkpoint_file(self.store.key, self.names, self.settings, self.labels, rows,
+                               trmml.__version__)
 
 # %% ../../nbs/photos/06_fitting.ipynb #58a88386
 class Trained(NamedTuple):
@@ -176,6 +176,7 @@ def features_of(
                                'table of labels.') from None
     return store.in_memory()
 
+# %% ../../nbs/photos/06_fitting.ipynb #7e43cdf0
 def reread(
     *given:Given|None, # photos
 )->None:

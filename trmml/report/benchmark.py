@@ -28,6 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+# %% ../../nbs/report/9_benchmark.ipynb #86c3e319
 import trmml
 from ..clip import CLIP, Features, PromptLearner, feature_map, position_embedding
 from ..doodles import compose, draw

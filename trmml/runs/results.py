@@ -85,6 +85,7 @@ def result_name(
     "The name of a result, without suffix."
     return f'{run.key}-{content(read)}'
 
+# %% ../../nbs/runs/3_results.ipynb #8975638f
 def find_results(
     run:Run,                # whose key counts
     out:str|Path='results', # holds runs/
@@ -119,6 +120,7 @@ def write(
     write_whole(path, sealed(result))
     return result
 
+# %% ../../nbs/runs/3_results.ipynb #46c9eadf
 def read_result(
     path:Path,     # of a result
 )->dict|None:      # None: missing, or damaged and set aside

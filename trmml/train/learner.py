@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'optimizer', 'predict', 'epoch_rows', 'autocast', 'descend', 'read', 'first_not_finite', 'quality',
-           'set_rates', 'train_step', 'batches_of', 'rates', 'not_finite', 'train_epoch', 'warn_untaught',
+           'set_rates', 'train_step', 'batches_of', 'rates', 'not_finite', 'means', 'train_epoch', 'warn_untaught',
            'fit_members', 'shown', 'valid_maps', 'go_on', 'run_epochs', 'fit']
 
 # %% ../../nbs/train/5_learner.ipynb #e21ed945
@@ -202,6 +202,21 @@ def not_finite(
     return ValueError(f'step {batch.step + 1} of {batch.steps}: the loss is not finite for '
                       f'{", ".join(names)}{more}; {why}. An earlier checkpoint is kept')
 
+# %% ../../nbs/train/5_learner.ipynb #cefb46fb
+def means(
+    method:Method, # after the epoch
+    store:Store,   # it learns from
+    batches:list,  # of Batch
+    taken:list,    # of dict, as from `train_step`, one a batch
+)->dict[str, float]:
+    "Mean of each term of the loss; a `ValueError` names the images where it is not finite."
+    seen, sums = sum(len(batch.rows) for batch in batches), {}
+    for batch, terms in zip(batches, taken):
+        for k, v in terms.items(): sums[k] = sums.get(k, 0) + v*len(batch.rows)/seen
+    said = read(dict(sums, step=first_not_finite([t['total'] for t in taken], method)))
+    if (step := int(said.pop('step', -1))) >= 0: raise not_finite(store, batches[step])
+    return said
+
 # %% ../../nbs/train/5_learner.ipynb #c0e68e9d
 def train_epoch(
     method:Method,         # that is trained
@@ -216,21 +231,15 @@ def train_epoch(
     average:Average|None=None, # of the weights, which follows every step
 )->dict:               # mean of each loss term, learning rate, quality of pseudo-labels
     "One pass over the data; a `ValueError` names the images of a loss that is not finite."
-    device, sums, found, losses = torch.device(device or method.clip.device), {}, [], []
-    r = method.recipe
+    device, taken, found, r = torch.device(device or method.clip.device), [], [], method.recipe
     batches = batches_of(store, labels, r['batch'], epoch, epochs, seed, r['drop_last'])
-    seen = sum(len(batch.rows) for batch in batches)
     method.train()
     method.begin_epoch(epoch, epochs)
     for batch in batches:
-        terms = train_step(method, opt, store, labels, batch, device, average)
-        losses.append(terms['total'])
-        for k, v in terms.items(): sums[k] = sums.get(k, 0) + v*len(batch.rows)/seen
+        taken.append(train_step(method, opt, store, labels, batch, device, average))
         if truth is not None and method.pseudo is not None:
             found.append((batch.rows, method.pseudo))
-    said = read(dict(sums, step=first_not_finite(losses, method)))
-    if (step := int(said.pop('step'))) >= 0: raise not_finite(store, batches[step])
-    return dict(epoch=epoch, **rates(opt), **said,
+    return dict(epoch=epoch, **rates(opt), **means(method, store, batches, taken),
                 **({} if truth is None else quality(found, labels, truth)))
 
 # %% ../../nbs/train/5_learner.ipynb #4be1e7ed
