@@ -90,7 +90,7 @@ def content_of(
     "Hash of the photos' bytes and of all that a key holds but their places."
     return description_hash({k: v for k, v in meta.items() if k not in NOTED})
 
-# %% ../../nbs/features/07_feature_store.ipynb #7e122df4
+# %% ../../nbs/features/07_feature_store.ipynb #95383fac
 class FeatureStore(Store):
     "Features of every image of a split, read from mapped files or held in memory."
     def __init__(self,
