@@ -21,6 +21,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from ..clip import backbones
+from ..formats import defused_names
 from ..features import (Unreadable, append_line, find_unreadable, read_journal, spans,
                             unreadable_error)
 from ..files import description_hash, whole
@@ -123,7 +124,7 @@ def write_table(
                      job.classes)
     if limits is not None: p = (p >= limits).astype('Int8').mask(p.isna())
     with whole(job.out) as beside:
-        if job.out.suffix.lower() == '.csv': p.to_csv(beside)
+        if job.out.suffix.lower() == '.csv': defused_names(p).to_csv(beside)
         else: p.set_axis([str(c) for c in p.columns], axis=1).to_parquet(beside)
     job.part.unlink()
     job.journal.unlink()
