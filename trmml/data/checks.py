@@ -56,10 +56,10 @@ def path_below(
     if not name.startswith('/') and '..' not in name:   # nearly all of them
         there = os.path.join(begin, name)
         if images is None or os.path.isfile(there): return there
-    path = os.path.normpath(os.path.join(begin, name))
-    if inside(path, begin): return path
-    below = os.path.normpath(os.path.join(os.path.abspath(folder), name))
-    if images is not None and inside(below, begin): return below
+    bases = [begin] if images is None else [os.path.abspath(folder), begin]
+    paths = [os.path.normpath(os.path.join(b, name)) for b in bases]
+    paths = [p for p in paths if inside(p, begin)]
+    if paths: return next((p for p in paths if os.path.isfile(p)), paths[-1])
     raise ValueError(f'{source}: {shown(name)} leads out of {begin}; name the folder that holds '
                      f'the images if you trust the list, images= of load, or fix the name')
 

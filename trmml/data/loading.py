@@ -45,7 +45,7 @@ READERS = dict(voc2007=voc2007, voc2012=voc2012, coco2014=coco2014, vg200=read_v
                nuswide=read_nuswide, cub200=read_cub200, doodles=doodles)
 SETTINGS = dict(coco2014=tuple(COCO_DEFAULTS), vg200=('source',), nuswide=('setup',),
                 cub200=('min_certainty',),
-                folder=(*COCO_DEFAULTS, 'images'), **{'voc folder': ('images',)},
+                folder=(*COCO_DEFAULTS, 'images'),
                 table=('images', *OPTIONS))
 TABLES = KINDS   # what files of labels end in
 
@@ -56,7 +56,7 @@ def _check_settings(
     settings:dict,      # {setting: value}
 )->None:
     "Refuse settings that a data set does not know; those of the doodles are checked by them."
-    known = SETTINGS.get(name, ())
+    known = ('images',) if name == 'voc folder' else SETTINGS.get(name, ())
     wrong = [] if name == 'doodles' else [k for k in settings if k not in known]
     if wrong:
         raise ValueError(f'{shown} has no setting {", ".join(wrong)}: it knows '

@@ -80,10 +80,10 @@ def above(
     while skip < len(lines) - 1:
         line = lines[skip].strip().strip(',;\t')
         said = re.fullmatch(r'"?sep=(.)?"?', lines[skip].strip(), re.I)
-        after = next((lines[k] for k in range(skip + 1, len(lines)) if lines[k].strip()), '')
-        if not lines[skip].strip():   # blank ones at once: there may be many
+        if not lines[skip].strip():   # at once, since there may be many
             skip += 1
             continue
+        after = next((lines[k] for k in range(skip + 1, len(lines)) if lines[k].strip()), '')
         comment = line.startswith('#') and all(
             width(line, s) == 1 or width(line, s) != width(after, s) for s in SEPARATORS)
         if said: separator = said[1] or '\t'
@@ -287,7 +287,7 @@ def of_parquet(
                          f'"trmml[parquet]"') from None
     except Exception as error:
         raise ValueError(f'{path}: cannot be read as parquet ({type(error).__name__}: '
-                         f'{str(error)[:200]}); write it again') from error
+                         f'{" ".join(str(error).split())[:200]}); write it again') from error
     hub = json.loads(schema.get(b'huggingface', b'{}')).get('info', {}).get('features', {})
     names = {c: n for c in hub if (n := schema_names(hub[c]))}
     return of_frame(df, str(path), 1, names=names or None, pictures=pictures,

@@ -32,7 +32,7 @@ def one_sentence(
     error:Exception, # that reading it raised
 )->str:
     "What is wrong with a file."
-    said = str(error) or type(error).__name__
+    said = ' '.join(str(error).splitlines()) or type(error).__name__
     if len(said) > LONGEST: said = f'{said[:600]} ... {said[-200:]}'
     if isinstance(error, RecursionError): said = 'is nested without end'
     elif isinstance(error, UnicodeError): said = f'is not UTF-8 text ({" ".join(said.split())})'

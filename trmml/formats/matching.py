@@ -216,7 +216,8 @@ def in_folder_of(
     ValueError for a path that leads out of the folder."""
     found, others, m = [find_photo(folder, n) for n in known.names], [], Matched([], {})
     if begin is not None:
-        found = [p or find_photo(begin, n) for p, n in zip(found, known.names)]
+        also = [p or find_photo(begin, n) for p, n in zip(found, known.names)]
+        found = [p or (q if q and inside(q, folder) else None) for p, q in zip(found, also)]
     refuse_outside(known, found, folder, hint)
     left = [k for k, p in enumerate(found) if p is None and known.names[k]]
     if left:
