@@ -18,7 +18,7 @@ import numpy as np
 from .cells import READ, TABLES, decode, read_cells
 from .columns import CODE, IMAGES, convert_cells, split_of
 from .form import Known, Options, in_short, known_of_lists, shown
-from .naming import as_map, load_yaml
+from .naming import as_map, load_yaml, of_mapping
 from .tables import of_cells
 from .tools import coco, cvat, labelme, of_json, parse_xml, read_json
 
@@ -151,7 +151,7 @@ def yolo(
     doc = load_yaml(decode(path.read_bytes(), path), path)
     if not isinstance(doc, dict) or 'names' not in doc:
         raise ValueError(f'{path}: has no names; give the data.yaml of a YOLO data set')
-    names, photos = as_map(doc['names']), yolo_photos(doc, path)
+    names, photos = of_mapping(dict(names=doc['names'])), yolo_photos(doc, path)
     lists = [yolo_numbers(labels_beside(p), names) for p, _ in photos]
     gone = sum(x is None for x in lists)
     if gone == len(lists):

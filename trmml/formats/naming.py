@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .cells import decode
-from .form import in_short, reading
+from .form import in_short, reading, shown
 
 # %% ../../nbs/formats/5_naming.ipynb #d30c6b4f
 def is_number(
@@ -43,8 +43,9 @@ def of_mapping(
     d:Mapping, # number or code -> name, or the other way round
 )->dict:
     "Names by number or code."
-    if 'names' in d: return as_map(d['names'])
-    if 'id2label' in d: return as_map(d['id2label'])
+    inner = next((d[k] for k in ('names', 'id2label') if k in d), None)
+    if isinstance(inner, (list, tuple, Mapping)): return as_map(inner)
+    if inner is not None: raise ValueError(f'names: {shown(inner)} is no list of names')
     if d and all(isinstance(v, (int, float)) for v in d.values()):
         return {key_of(v): str(k) for k, v in d.items()}
     return {key_of(k): word_of(v) for k, v in d.items()}
@@ -115,8 +116,8 @@ def as_map(
         raise FileNotFoundError(f'{names}: no such file of names; give one name per line, or two '
                                 f'columns, number and name')
     text, end = decode(path.read_bytes(), path), path.suffix.lower()
-    if end not in ('.json', '.yaml', '.yml'): return of_columns(text)
     with reading(path):
+        if end not in ('.json', '.yaml', '.yml'): return of_columns(text)
         doc = json.loads(text) if end == '.json' else load_yaml(text, path)
         if isinstance(doc, (list, dict)): return as_map(doc)
         raise ValueError(f'{path}: holds no names; write one per line, or two columns')
