@@ -303,7 +303,8 @@ def as_text(
     as_json:bool, # JSON instead of a table
 )->str:
     "A table as CSV, or as JSON by photo and class, null for blanks."
-    if not as_json: return df.to_csv()
+    from trmml.formats import defused_names
+    if not as_json: return defused_names(df).to_csv()
     cells = df.astype(object).where(df.notna(), None)
     rows = {photo: dict(zip(df.columns, row)) for photo, row in zip(df.index, cells.to_numpy())}
     return json.dumps(rows, indent=1, default=float)
@@ -477,7 +478,9 @@ def records(
     as_json:bool,     # JSON instead of CSV
 )->str:
     "A table without an index as CSV, or as JSON, a record per row."
-    return json.dumps(t.to_dict('records'), indent=1) if as_json else t.to_csv(index=False)
+    from trmml.formats import defused
+    if as_json: return json.dumps(t.to_dict('records'), indent=1)
+    return t.rename(columns=defused).map(defused).to_csv(index=False)
 
 # %% ../nbs/photos/14_cli.ipynb #3a5945c8
 @app.command(epilog='Example: trmml ask model labels.csv --photos photos -n 50 --out next.csv')

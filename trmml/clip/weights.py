@@ -11,6 +11,7 @@ __all__ = ['OPENAI_MARKS', 'PATIENCE', 'read_file', 'read_weights', 'state_dict_
 import hashlib
 import threading
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,9 @@ def read_file(
     "What a file of weights holds."
     if is_archive(path): return read_archive(path)
     if path.suffix == '.safetensors': return load_file(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as z: size = sum(i.file_size for i in z.infolist())
+        if size > 2*path.stat().st_size + 2**20: raise ValueError(f'unpacks to {size:,} bytes')
     return torch.load(path, map_location='cpu', weights_only=True)
 
 def read_weights(
@@ -84,7 +88,7 @@ def check_fit(
     name:str,        # of the architecture, for the message
     source,          # of the weights, for the message
 )->None:
-    "One clear error when weights and architecture do not belong together."
+    "One clear error when weights and architecture do not belong together, or are damaged."
     want = model.state_dict()
     for k, v in want.items():
         if k not in state and 'num_batches_tracked' not in k:
@@ -93,6 +97,11 @@ def check_fit(
             raise ValueError(f'{source} is not a {name}: its {k} is {tuple(state[k].shape)}, '
                              f'{name} needs {tuple(v.shape)}')
     fixed = dict(model.named_buffers())   # of TorchScript too, such as the mask of the text
+    for k in want:
+        v = state.get(k)
+        if v is not None and (v.layout != torch.strided or not v.isfinite().all()):
+            raise ValueError(f'{source}: its {k} holds numbers that are not finite, or is sparse; '
+                             'download it again')
     extra = [k for k in state if k not in want and k not in fixed]
     if extra: raise ValueError(f'{source} is not a {name}: it has {extra[0]}, which {name} lacks')
 

@@ -9,7 +9,7 @@ __all__ = ['VERSION', 'LARGE', 'cache_key', 'cache_file', 'to_arrays', 'from_arr
 import hashlib
 import json
 import os
-import zipfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pandas as pd
 from ..files import whole
 
 # %% ../../nbs/data/04_annotation_cache.ipynb #f23a50a8
-VERSION = 1        # raised when reading gives something else
+VERSION = 2        # raised when reading gives something else
 LARGE = 20_000_000 # bytes of annotations from which a cache is worth its disk
 
 def cache_key(
@@ -93,12 +93,18 @@ def load_cache(
     file:str|Path,     # of the cache
     key:str,           # that it must have
 )->dict|None:          # what was read, or None
-    "What a cache holds, if it is whole and of this key."
+    "What a cache holds, if it is whole and of this key; a warning for a damaged one."
+    if not os.path.isfile(file): return None
     try:
         with np.load(file, allow_pickle=False) as z:
             if z['key'].item() != key: return None
-            return from_arrays({k: z[k] for k in z.files if k != 'key'})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None
+            if z['list'].item() != json.dumps(sorted(z.files)): raise ValueError('names differ')
+            return from_arrays({k: z[k] for k in z.files if k not in ('key', 'list')})
+    except PermissionError: return None
+    except Exception as error:   # what zipfile, zlib and numpy say of a flipped bit is endless
+        warnings.warn(f'{file}: this cache of annotations is damaged ({type(error).__name__}: '
+                      f'{str(error)[:80]}); they are read again', stacklevel=3)
+        return None
 
 # %% ../../nbs/data/04_annotation_cache.ipynb #898f30bb
 def save_cache(
@@ -109,7 +115,9 @@ def save_cache(
     "Write a cache, whole or not at all."
     try:
         with whole(file) as beside, open(beside, 'wb') as f:
-            np.savez(f, key=np.array(key), **to_arrays(parts))
+            arrays = to_arrays(parts)
+            written = np.array(json.dumps(sorted([*arrays, 'key', 'list'])))
+            np.savez(f, key=np.array(key), list=written, **arrays)
     except OSError: return False
     return True
 

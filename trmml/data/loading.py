@@ -22,7 +22,7 @@ from .table import read_table
 from .vg200 import read_vg200
 from .voc import find_voc, voc2007, voc2012, voc_folder
 from ..files import data_root
-from ..formats import KINDS, OPTIONS, has_labels
+from ..formats import KINDS, OPTIONS, has_labels, reading
 
 # %% ../../nbs/data/15_loading.ipynb #bcaead46
 def doodles(
@@ -44,7 +44,8 @@ Reader = Callable[..., tuple[dict, dict, str]]   # (root or path, split, **choic
 READERS = dict(voc2007=voc2007, voc2012=voc2012, coco2014=coco2014, vg200=read_vg200,
                nuswide=read_nuswide, cub200=read_cub200, doodles=doodles)
 SETTINGS = dict(coco2014=tuple(COCO_DEFAULTS), vg200=('source',), nuswide=('setup',),
-                cub200=('min_certainty',), folder=tuple(COCO_DEFAULTS),
+                cub200=('min_certainty',),
+                folder=(*COCO_DEFAULTS, 'images'),
                 table=('images', *OPTIONS))
 TABLES = KINDS   # what files of labels end in
 
@@ -55,7 +56,7 @@ def _check_settings(
     settings:dict,      # {setting: value}
 )->None:
     "Refuse settings that a data set does not know; those of the doodles are checked by them."
-    known = SETTINGS.get(name, ())
+    known = ('images',) if name == 'voc folder' else SETTINGS.get(name, ())
     wrong = [] if name == 'doodles' else [k for k in settings if k not in known]
     if wrong:
         raise ValueError(f'{shown} has no setting {", ".join(wrong)}: it knows '
@@ -107,7 +108,8 @@ def _open(
         read, kind = _of_path(where)
         name = where.resolve().stem if kind == 'table' else where.resolve().name
     _check_settings(kind, name_or_path, settings)
-    return name, read(where, split, **choices, **settings)
+    if name == 'doodles': return name, read(where, split, **choices, **settings)
+    with reading(where): return name, read(where, split, **choices, **settings)
 
 # %% ../../nbs/data/15_loading.ipynb #c43ef019
 def _digest(

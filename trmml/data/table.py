@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike
 
 from .checks import USUAL, choice
 from ..files import file_hash, whole
-from ..formats import Known, Options, in_folder_of, read, said, split_of, unpacked
+from ..formats import (
+    Known, Options, defused, in_folder_of, read, said, split_of, unpacked)
 from ..labels import check_labels
 
 # %% ../../nbs/data/07_label_tables.ipynb #b91a5b39
@@ -92,7 +93,8 @@ def read_table(
     folder = known.folder or (path if path.is_dir() else path.parent)
     if part.pictures and images is None: paths = unpacked(part)[0]
     else: paths = in_folder_of(part, folder if images is None else Path(images).expanduser(),
-                               'or name the folder they are in (images= of load)')[0]
+                               'or name the folder they are in (images= of load)',
+                               None if images is None else folder)[0]
     parts = dict(classes=part.classes, labels=part.labels, paths=paths, boxes=None, sizes=None)
     words = f'unlisted={unlisted}' if part.listed else 'table'
     return parts, _card(known, path, unlisted), words
@@ -107,5 +109,6 @@ def write_csv(
     "Labels as a table with 1, 0 and blank."
     words = np.array(['0', '', '1'], dtype=object)[check_labels(labels) + 1]
     with whole(path) as beside, open(beside, 'w', newline='', encoding='utf-8') as f:
-        csv.writer(f).writerows([['image', *classes], *([n, *w] for n, w in zip(names, words))])
+        csv.writer(f).writerows([['image', *map(defused, classes)],
+                                 *([defused(n), *w] for n, w in zip(names, words))])
     return Path(path)

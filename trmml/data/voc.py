@@ -28,7 +28,7 @@ def _object(
     name = o.findtext('name').strip()
     box = [float(o.find('bndbox').findtext(k)) for k in CORNERS]
     for k, v in zip(CORNERS, box):
-        if not np.isfinite(v): raise ValueError(f'{k} of {name!r} is {v}')
+        if not abs(v) < 2**31: raise ValueError(f'{k} of {name!r} is {v}')
     return name, *box, o.findtext('difficult', '0').strip() == '1'
 
 def _read_xml(
@@ -38,10 +38,12 @@ def _read_xml(
     try:
         root = ET.parse(path).getroot()
         size = tuple(int(root.findtext(f'size/{k}', '0')) for k in ('width', 'height'))
+        if not all(0 <= v < 2**31 for v in size): raise ValueError(f'its size is {size}')
         return size, [_object(o) for o in root.iter('object')]
-    except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
+    except (ET.ParseError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f'{path}: not a VOC annotation ({error}); copy or download it again') from error
+            f'{path}: not a VOC annotation ({str(error)[:200]}); copy or download it '
+            'again') from error
 
 # %% ../../nbs/data/06_voc.ipynb #2fd915e0
 POLICIES = dict(negative=-1, positive=1, ignore=0)   # labels of classes with difficult objects only
@@ -133,11 +135,13 @@ def read_voc(
     base:Path,         # folder with Annotations, ImageSets, JPEGImages
     listed:str,        # name of a list in ImageSets/Main, such as 'trainval'
     difficult:str,     # 'negative', 'positive' or 'ignore'
+    images:str|Path|None=None, # folder of the images; None: JPEGImages
 )->dict:               # classes, paths, labels, boxes, sizes
     "One list of a VOC folder; its images and annotations must be there."
     path = _list_path(base, listed)
     stems = _voc_stems(path)
-    paths = check_on_disk(base/'JPEGImages', _voc_images(base/'JPEGImages', stems), path)
+    place = base/'JPEGImages' if images is None else Path(images).expanduser()
+    paths = check_on_disk(base/'JPEGImages', _voc_images(place, stems), path, images and place)
     files = check_on_disk(base/'Annotations', [f'{s}.xml' for s in stems], path)
     sizes, objects = zip(*map(_read_xml, files))
     classes = _voc_classes(base, objects)
@@ -192,9 +196,10 @@ def _voc_listed(
     listed:str,                   # name of a list in ImageSets/Main
     difficult:str='negative',     # 'negative', 'positive' or 'ignore'
     empty:str='default',          # images without a positive: 'keep' or 'drop'; 'default' is 'keep'
+    images:str|Path|None=None,    # as for `read_voc`
 )->tuple[dict, dict, str]:        # parts, card, choices in words
     "One list of a VOC folder, with its card."
-    parts, empty = read_voc(base, listed, difficult), 'drop' if empty == 'drop' else 'keep'
+    parts, empty = read_voc(base, listed, difficult, images), 'drop' if empty == 'drop' else 'keep'
     if empty == 'drop': parts = _annotated(parts)
     card = {'source': f'{base.name}, list {listed}', 'licence': 'not stated: that of your photos',
             'difficult': difficult, 'empty': empty, 'row order': f'that of {listed}.txt',
@@ -205,7 +210,7 @@ def _voc_listed(
 def voc_folder(
     folder:Path,                  # in VOC format
     split:str,                    # 'train', 'test' or the name of a list
-    **choices,                    # difficult, empty
+    **choices,                    # difficult, empty, images
 )->tuple[dict, dict, str]:        # parts, card, choices in words
     "Any folder in VOC format."
     base = find_voc(folder)

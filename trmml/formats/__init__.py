@@ -6,11 +6,12 @@
 __all__ = []
 
 # %% ../../nbs/formats/0_formats.ipynb #70c8bb47
-from .cells import TABLES, as_cell, read_cells, separator_of
+from .cells import (TABLES, as_cell, decode, defused, defused_names, read_cells,
+                                 separator_of)
 from .columns import CODE, IMAGES, convert_cells, is_file, split_of
 from .folders import has_labels, pictures_below
 from .form import (OPTIONS, Known, Options, check_options, find_class, in_short,
-                                plain, said)
+                                plain, reading, said, shown)
 from .matching import (Matched, check_found, check_once, did_you_mean, find_photo,
-                                    how_matched, in_folder_of, match, unpacked)
+                                    how_matched, in_folder_of, inside, match, unpacked)
 from .recognise import KINDS, SPREADSHEETS, names_of_table, read

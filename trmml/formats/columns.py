@@ -9,13 +9,14 @@ __all__ = ['CODE', 'BLANK', 'VALUES', 'IMAGES', 'STRONG', 'WEAK', 'SPLITS', 'CAL
 
 # %% ../../nbs/formats/3_columns.ipynb #f0bd8eea
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .cells import Cells
-from .form import Options, find_class, in_short
+from .form import Options, find_class, in_short, shown
 
 # %% ../../nbs/formats/3_columns.ipynb #67df362d
 CODE = {'1': 1, '1.0': 1, '1,0': 1, 'true': 1, '0': -1, '0.0': -1, '0,0': -1, 'false': -1,
@@ -60,9 +61,9 @@ def convert_cells(
     wrong = np.array([c is None for c in found], bool)
     if wrong.any():
         n, c = divmod(int(wrong[values].argmax()), len(classes))
-        raise ValueError(f'{path}, row {rows[n]}, column {classes[c]!r}: {cells[n][c]!r} is no '
-                         f'label; write 1 (it is there), 0 (it is not) or leave the cell blank '
-                         f'(not known){hint}')
+        raise ValueError(f'{path}, row {rows[n]}, column {shown(classes[c])}: '
+                         f'{shown(cells[n][c])} is no label; write 1 (it is there), 0 (it is not) '
+                         f'or leave the cell blank (not known){hint}')
     return np.array(found, np.int8)[values].reshape(len(rows), len(classes))
 
 # %% ../../nbs/formats/3_columns.ipynb #ef167bb2
@@ -82,10 +83,10 @@ def check_header(
     if all(h.casefold() in VALUES for h in header[1:]) or is_file(header[0]):
         raise ValueError(f'{path}, row 1: {", ".join(header[:4])} looks like a photo and its '
                          f'labels; write a header above it')
-    again = [h for k, h in enumerate(header) if h in header[:k]]
+    again = [h for h, n in Counter(header).items() if n > 1]
     if again:
         raise ValueError(
-            f'{path}, row 1: two columns are called {again[0]!r}; rename or delete one')
+            f'{path}, row 1: two columns are called {shown(again[0])}; rename or delete one')
 
 # %% ../../nbs/formats/3_columns.ipynb #599433f1
 IMAGES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.avif', '.heic', '.heif', '.gif',

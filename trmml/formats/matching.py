@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'path_of', 'base', 'stem', 'prefixed', 'suffixed', 'folded', 'number', 'Matched', 'closest', 'same_folder',
-           'index', 'match', 'how_matched', 'did_you_mean', 'find_photo', 'check_once', 'check_found', 'in_folder_of',
-           'unpacked', 'is_plain']
+           'index', 'match', 'how_matched', 'did_you_mean', 'find_photo', 'check_once', 'inside', 'refuse_outside',
+           'check_found', 'in_folder_of', 'unpacked', 'is_plain']
 
 # %% ../../nbs/formats/9_matching.ipynb #7743664c
 import hashlib
@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from ..files import data_root
 from .columns import is_file
 from .folders import pictures_below
-from .form import Known
+from .form import Known, shown
 
 # %% ../../nbs/formats/9_matching.ipynb #c5aeb5a0
 def path_of(
@@ -133,7 +133,7 @@ def did_you_mean(
 )->str:              # '' if none is near
     "The photo that a name nearly fits."
     bases = {base(path_of(str(p))): p for p in photos}
-    near = get_close_matches(base(path_of(name)), list(bases)[:20_000], 1, .75)
+    near = get_close_matches(base(path_of(name))[:255], list(bases)[:20_000], 1, .75)
     return f' (did you mean {bases[near[0]]}?)' if near else ''
 
 # %% ../../nbs/formats/9_matching.ipynb #ccf6f7ef
@@ -161,6 +161,28 @@ def check_once(
                              f'too; keep one row a photo')
         first[p] = r
 
+# %% ../../nbs/formats/9_matching.ipynb #dcb60abd
+def inside(
+    path:str,        # absolute, without ..
+    folder:str|Path,
+)->bool:
+    "Whether a path is below a folder, by its words or with links followed."
+    def below(p, f): return p.startswith(f if f.endswith(os.sep) else f + os.sep)
+    return below(path, os.path.abspath(folder)) or below(
+        os.path.realpath(path), os.path.realpath(folder))
+
+def refuse_outside(
+    known:Known,
+    found:list,       # N absolute paths; None: it is not there
+    folder:str|Path,  # that holds the photos
+    hint:str,         # what else may be done
+)->None:
+    "Refuse paths that lead out of a folder: raises ValueError with the row of the first."
+    for name, row, path in zip(known.names, known.rows, found):
+        if path is not None and not inside(path, folder):
+            raise ValueError(f'{known.source}, row {row}: {shown(name)} leads out of {folder}; '
+                             f'move the photo there and fix its path, {hint}')
+
 # %% ../../nbs/formats/9_matching.ipynb #402222f8
 def check_found(
     known:Known,
@@ -179,18 +201,24 @@ def check_found(
         row, name = gone[0]
         raise FileNotFoundError(
             f'{known.source} lists {len(found)} images, of which {len(gone)} are not in {where} '
-            f'(first: row {row}, {name}){did_you_mean(name, others)}; put them there, fix the '
-            f'paths, {hint}')
+            f'(first: row {row}, {name[:200]}){did_you_mean(name, others)}; put them there, fix '
+            f'the paths, {hint}')
     check_once(found, known.rows, known.source)
 
 # %% ../../nbs/formats/9_matching.ipynb #e3158e8c
 def in_folder_of(
     known:Known,
-    folder:str|Path,  # where paths begin
+    folder:str|Path,  # that holds them
     hint:str,         # what else may be done
+    begin:str|Path|None=None, # another folder where paths may begin
 )->tuple:             # N absolute paths, how they were matched in words
-    "Photos of a folder by name. Raises FileNotFoundError or ValueError as `check_found`."
+    """Photos of a folder by name. Raises FileNotFoundError or ValueError as `check_found`, and
+    ValueError for a path that leads out of the folder."""
     found, others, m = [find_photo(folder, n) for n in known.names], [], Matched([], {})
+    if begin is not None:
+        also = [p or find_photo(begin, n) for p, n in zip(found, known.names)]
+        found = [p or (q if q and inside(q, folder) else None) for p, q in zip(found, also)]
+    refuse_outside(known, found, folder, hint)
     left = [k for k, p in enumerate(found) if p is None and known.names[k]]
     if left:
         others = [os.path.relpath(p, folder) for p in pictures_below(Path(folder))]

@@ -22,7 +22,7 @@ def literal(
 )->Any:
     "A list or dict written as text. Raises ValueError for what is none."
     try: return json.loads(cell)
-    except json.JSONDecodeError: pass
+    except (ValueError, RecursionError): pass
     # numpy writes lists without commas, which Python would read as one long text
     spaced = re.sub(r"(['\"])\s+(['\"])", r'\1, \2', cell)
     try: return ast.literal_eval(spaced)

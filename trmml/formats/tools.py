@@ -133,8 +133,8 @@ def parse_xml(
 )->ET.Element: # its root
     "The root of an XML file. Raises ValueError for what is none."
     try: return ET.fromstring(Path(path).read_bytes())
-    except ET.ParseError as error:
-        raise ValueError(f'{path}: is no XML ({error}); export it again') from None
+    except (ET.ParseError, LookupError, ValueError) as error:   # an encoding that there is not
+        raise ValueError(f'{path}: is no XML ({str(error)[:80]}); export it again') from None
 
 # %% ../../nbs/formats/7_tools.ipynb #8a4a6588
 def cvat(
@@ -189,10 +189,10 @@ def coco(
     check_images(files, source)
     k = known_of_lists('COCO export', files, list(lists.values()), list(range(1, len(files) + 1)),
                        source, how, list(names.values()))
+    at = {c: j for j, c in enumerate(k.classes)}
     for n, found in enumerate(absent):   # LVIS: looked for, and not there
-        for c in found:
-            if c in k.classes and k.labels[n, k.classes.index(c)] == 0:
-                k.labels[n, k.classes.index(c)] = -1
+        for j in (at[c] for c in found if c in at):
+            if k.labels[n, j] == 0: k.labels[n, j] = -1
     return k
 
 # %% ../../nbs/formats/7_tools.ipynb #903957e3
@@ -203,6 +203,9 @@ def read_json(
     try: return json.loads(decode(Path(path).read_bytes(), path))
     except json.JSONDecodeError as error:
         raise ValueError(f'{path}, line {error.lineno}: is no JSON ({error.msg}); export it '
+                         f'again') from None
+    except RecursionError:
+        raise ValueError(f'{path}: is no JSON of any tool (lists in lists without end); export it '
                          f'again') from None
 
 # %% ../../nbs/formats/7_tools.ipynb #c43ee5d5

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from ..formats import CODE, convert_cells, read_cells
+from ..formats import CODE, convert_cells, defused, read_cells
 from ..files import description_hash, write_whole
 from .browse import ask
 from .estimator import TRMML
@@ -54,6 +54,7 @@ def as_bytes(
 )->bytes:
     "A table as the bytes of a CSV file."
     text = io.StringIO(newline='')
+    rows = [list(map(defused, rows[0])), *([*map(defused, r[:1]), *r[1:]] for r in rows[1:])]
     csv.writer(text, delimiter=form.between, lineterminator=form.end).writerows(rows)
     return text.getvalue().encode(form.code)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..formats import CODE, as_cell, read_cells, separator_of
+from ..formats import CODE, as_cell, defused_names, read_cells, separator_of
 from ..files import write_whole
 from .estimator import TRMML
 from .given import (TABLES, LabelsLike, PhotosLike, list_photos,
@@ -273,7 +273,7 @@ class Answered(NamedTuple):
         like:str|Path, # file whose separator is used, if it is a text table
     )->str:
         "The table as text."
-        return self.labels.to_csv(sep=separator_of(like))
+        return defused_names(self.labels).to_csv(sep=separator_of(like))
 
     def over(self,
         path:str|Path, # of the table

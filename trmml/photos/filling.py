@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..files import in_turn, write_whole
+from ..formats import defused_names
 from .given import LabelsLike, PhotosLike, read_given
 from .predicting import Predicting
 from .settings import within
@@ -157,8 +158,8 @@ class Filled(NamedTuple):
             raise FileNotFoundError(f'{path}: its folder is not there; make it first')
         beside = path.with_name(f'{path.stem}.confidence{path.suffix}')
         with in_turn(path, 'writes this file'):
-            write_whole(beside, self.confidence.round(4).to_csv())
-            write_whole(path, self.labels.to_csv())
+            write_whole(beside, defused_names(self.confidence.round(4)).to_csv())
+            write_whole(path, defused_names(self.labels).to_csv())
         return path
 
 # %% ../../nbs/photos/09_filling.ipynb #6118728b

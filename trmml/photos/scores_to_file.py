@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..formats import defused_names
 from ..files import description_hash, in_turn, whole
 from .given import PhotosLike, list_photos
 from .kept import Kept
@@ -51,7 +52,7 @@ def write_table(
     p = pd.DataFrame(p, pd.Index(map(str, job.names), name='image'), job.classes)
     if limits is not None: p = (p >= limits).astype('Int8').mask(p.isna())
     with whole(job.out) as beside:
-        if job.out.suffix.lower() == '.csv': p.to_csv(beside)
+        if job.out.suffix.lower() == '.csv': defused_names(p).to_csv(beside)
         else: p.set_axis([str(c) for c in p.columns], axis=1).to_parquet(beside)
     job.kept.remove()
 
