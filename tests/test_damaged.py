@@ -349,7 +349,7 @@ class Stopped(Exception): pass
 
 
 def stopped(r, tmp_path, monkeypatch):
-    "A run that ends in its seventh epoch, after the checkpoint of the fifth."
+    "A run that ends in its last epoch, after the checkpoint of the fifth."
     real = learner.train_epoch
     def train_epoch(method, opt, store, labels, epoch, *rest):
         if epoch == 6: raise Stopped
@@ -362,7 +362,7 @@ def stopped(r, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('kind', ['bit', 'empty', 'garbage'])
 def test_a_run_with_a_damaged_checkpoint(world, tmp_path, monkeypatch, kind):
-    r = run(world, 'dualcoop', epochs=8, batch=8); path = stopped(r, tmp_path, monkeypatch)
+    r = run(world, 'dualcoop', epochs=7, batch=8); path = stopped(r, tmp_path, monkeypatch)
     path.write_bytes(next(b for k, b in damages(path.read_bytes()) if k.startswith(kind)))
     with told() as texts: result = again(r, tmp_path)
     assert len(texts) == 1 and str(path) in texts[0] and 'damaged' in texts[0]
@@ -374,7 +374,7 @@ def test_a_run_stopped_before_a_change_begins_anew_and_says_so(world, tmp_path, 
     class Own(dualcoop.DualCoOp): pass
     if what == 'code': register('own', Own)
     try:
-        r = run(world, 'own' if what == 'code' else 'dualcoop', epochs=8, batch=8); path = stopped(r, tmp_path, monkeypatch)
+        r = run(world, 'own' if what == 'code' else 'dualcoop', epochs=7, batch=8); path = stopped(r, tmp_path, monkeypatch)
         if what == 'photo': replace_bytes(world/'train'/'03.png')
         if what == 'label':
             file = world/'annotations'/'instances_train.json'; d = json.loads(file.read_text()); d['annotations'] = d['annotations'][:-4]; file.write_text(json.dumps(d))
@@ -382,7 +382,7 @@ def test_a_run_stopped_before_a_change_begins_anew_and_says_so(world, tmp_path, 
         forget()
         with told() as texts: result = again(r, tmp_path)
         assert any(str(path) in t and 'begins anew' in t for t in texts), texts
-        assert len(result['log']) == 8 and result['log'] == again(r, tmp_path, 'fresh')['log'] and not list((tmp_path/'out').rglob('*.ckpt*'))
+        assert len(result['log']) == 7 and result['log'] == again(r, tmp_path, 'fresh')['log'] and not list((tmp_path/'out').rglob('*.ckpt*'))
     finally: METHODS.pop('own', None); TITLES.pop('own', None)
 
 
@@ -455,7 +455,7 @@ def test_a_fit_sees_replaced_photos(few, mine, tmp_path, monkeypatch):
 def test_a_fit_with_a_damaged_checkpoint(few):
     first = few(); [ckpt] = first.checkpoints_; ckpt.write_bytes(ckpt.read_bytes()[:4000])
     with told() as texts: assert same(few().method_, first.method_)
-    assert len(texts) == 1 and str(ckpt) in texts[0] and 'made again' in texts[0]
+    [text] = [t for t in texts if str(ckpt) in t]; assert 'made again' in text
 
 
 def test_verify_reaches_the_estimator(few, mine, tmp_path):
