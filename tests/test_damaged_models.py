@@ -148,7 +148,7 @@ def with_tensors(own, change):
 
 FORGED = {'nan in it': lambda s: s | {'start.T': s['start.T'] + float('nan')}, 'inf in it': lambda s: s | {'weight': s['weight'] + float('inf')},
           'another d': lambda s: s | {'start.T': torch.zeros(20, 64)}, 'fewer classes': lambda s: s | {'start.T': torch.zeros(3, 128)}, 'nothing of a huge size': lambda s: s | {'start.T': torch.zeros(20, 0)},
-          'an empty tensor of 10^12 columns': lambda s: s | {'matcher.more': torch.zeros(0, 10**12)}, 'double': lambda s: s | {'mean': s['mean'].double()}, 'whole numbers': lambda s: s | {'std': torch.ones(20, dtype=torch.int32)},
+          'an empty tensor of 10^12 columns': lambda s: s | {'matcher.more': torch.zeros(0, 10**12)}, 'an empty context of 10^12 columns': lambda s: s | {'matcher.ctx': torch.zeros(0, 10**12)}, 'double': lambda s: s | {'mean': s['mean'].double()}, 'whole numbers': lambda s: s | {'std': torch.ones(20, dtype=torch.int32)},
           'one missing': lambda s: {k: v for k, v in s.items() if k != 'weight'}, 'one too many': lambda s: s | {'more': torch.zeros(3)}, 'scores of other photos': lambda s: s | {'cross.scores': s['cross.scores'][:5]},
           'labels that are none': lambda s: s | {'cross.labels': s['cross.labels']*0 + 7}, 'no scores': lambda s: {k: v for k, v in s.items() if k != 'cross.scores'},
           'more classes than there are': lambda s: s | {'matcher.queries': torch.zeros(21, 128), 'matcher.G': torch.zeros(2, 21, 128)}, 'half a matcher': lambda s: {k: v for k, v in s.items() if 'decoder' not in k}}
