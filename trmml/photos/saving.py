@@ -335,7 +335,7 @@ def read_model(
     said = read_json(folder)
     while True:
         try: return said, tensors_in(folder, said)
-        except (ModelError, OSError):
+        except Exception:   # a file that is gone is told in many ways
             before, said = said, read_json(folder)
             if said == before: raise   # else another process has just saved a newer one
 
