@@ -210,8 +210,8 @@ def old_tensors(
     folder:Path,  # of a model
     name:str,     # of the file that is kept
 )->list:          # of Path
-    "Files of tensors that no model.json names."
-    return [p for p in folder.iterdir() if TENSORS.fullmatch(p.name) and p.name != name]
+    "Files of tensors that no model.json names, half-written ones included."
+    return [p for p in folder.iterdir() if TENSORS.match(p.name) and p.name != name]
 
 # %% ../../nbs/photos/11_saving.ipynb #4ed8305e
 def write_model(
