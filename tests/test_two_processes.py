@@ -131,3 +131,26 @@ def test_a_run_that_another_process_has_done_is_taken(driver, world, tmp_path, m
         driver.within(place)
         return module.perform(driver.some_runs(world, 1)[0], None, place/'results')['mAP']
     assert driver.run(again, world, tmp_path, folder=tmp_path/'said')['value'] == done['value'][0][1]
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name, path, what', [('predict', 'p.csv', 'writes this file'), ('filled', 'f.csv', 'writes this file'), ('put', 'x.csv', 'writes this file'),
+                                              ('save', 'm/model.json', 'saves a model here'), ('features', None, 'computes these features')])
+def test_every_writer_waits_in_turn(name, path, what, driver, world, holder, tmp_path, capsys, monkeypatch):
+    "With the lock of what it writes in the hands of another process, each says so, and then does its work."
+    import pandas as pd
+
+    from trmml import TRMML, cli
+    from trmml.features import extraction
+    from trmml.photos import Filled
+    monkeypatch.setattr(files, 'MOMENT', .05); monkeypatch.setenv('TRMML_FEATURES', str(tmp_path/'features'))
+    t = pd.DataFrame(dict(cat=[1.]), index=pd.Index(['a.png'], name='image'))
+    def features():
+        with extraction.alone_in(tmp_path/'f'): pass
+    model = TRMML.load(world.place/'a', progress=False) if name in ('predict', 'save') else None
+    works = dict(predict=lambda: model.predict_to(tmp_path/path, world.photos), filled=lambda: Filled(t, t).to_csv(tmp_path/path),
+                 put=lambda: cli.put('x', str(tmp_path/path)), save=lambda: model.save(tmp_path/'m'), features=features)
+    first = holder(tmp_path/(path or 'f'), what, 1.5)
+    works[name]()
+    assert f'process {first.pid} {what}; waiting for it' in capsys.readouterr().err
+    assert (tmp_path/(path or 'f')).exists() and not list(tmp_path.rglob('*.lock'))

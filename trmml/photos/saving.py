@@ -218,8 +218,8 @@ def old_tensors(
     folder:Path,  # of a model
     name:str,     # of the file that is kept
 )->list:          # of Path
-    "Files of tensors that no model.json names."
-    return [p for p in folder.iterdir() if TENSORS.fullmatch(p.name) and p.name != name]
+    "Files of tensors that no model.json names, half-written ones included."
+    return [p for p in folder.iterdir() if TENSORS.match(p.name) and p.name != name]
 
 # %% ../../nbs/photos/11_saving.ipynb #4ed8305e
 def write_model(
@@ -334,7 +334,7 @@ def read_model(
     said = read_json(folder, look)
     while True:
         try: return said, tensors_in(folder, said)
-        except (ModelError, OSError):
+        except Exception:   # a file that is gone is told in many ways
             before, said = said, read_json(folder, look)
             if said == before: raise   # else another process has just saved a newer one
 
