@@ -39,8 +39,7 @@ def test_killed_and_done_again(driver, world, tmp_path, name): clean(tried(drive
 def test_several_at_once(driver, world, tmp_path, n): clean(tried(driver, world, tmp_path, f'{n} processes at once', 2))
 
 
-NOT_YET = pytest.mark.xfail(strict=True, reason='no checksum yet: when these pass, the mark goes')
-SPOILT = [*(pytest.param(k, marks=NOT_YET) for k in ('features', 'run results', 'run weights')), 'checkpoints', 'model.json', 'model weights', 'scores on the way', 'annotations read before']
+SPOILT = ['features', 'run results', 'run weights', 'checkpoints', 'model.json', 'model weights', 'scores on the way', 'annotations read before']
 
 
 @pytest.mark.parametrize('kind', SPOILT)

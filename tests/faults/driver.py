@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 import torch
+from joblib import cpu_count
 
 from trmml import clip, data, features, runs
 from trmml.data import annotation_cache, table
@@ -99,6 +100,7 @@ def trial(work, args, said):
     number = os.open(words, os.O_WRONLY | os.O_CREAT)
     os.dup2(number, 2)
     sys.stderr = open(2, 'w', buffering=1, closefd=False)
+    warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)   # where a test keeps them, they are words all the same
     out = {}
     try: out = dict(value=work(*args))
     except KeyboardInterrupt: return 130
@@ -370,8 +372,9 @@ def ask_model(world, place):
 
 
 def ask_runs(world, place):
-    "Numbers of the results, and the trained methods."
+    "Numbers of the results, and the trained methods: a method that is trained again has as many threads as the first time."
     found = perform(world, place)
+    torch.set_num_threads(cpu_count())
     states = [runs.trained(r, place/'results').state_dict() for r in some_runs(world)]
     return [[r[:2] for r in found], [hashlib.sha256(b''.join(v.cpu().contiguous().numpy().tobytes() for v in s.values())).hexdigest()[:16] for s in states]]
 
