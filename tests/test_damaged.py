@@ -466,3 +466,20 @@ def test_verify_reaches_the_estimator(few, mine, tmp_path):
     assert not any('replaced' in t for t in texts)
     with told() as texts: few(verify=True)
     assert any('photos were replaced' in t for t in texts)
+
+
+# ---- drawings
+
+@pytest.mark.filterwarnings('ignore:.*is damaged')
+@pytest.mark.parametrize('spoil', ['one bit', 'cut', 'empty', 'garbage'])
+def test_annotations_of_drawings(tmp_path, spoil):
+    "Named, set aside, and made again: the same bytes."
+    from trmml.doodles import ensure
+    folder = ensure(tmp_path, 'train', 6, 4, progress=False, n_jobs=1)
+    path = folder/'annotations'/'instances_train.json'
+    good = path.read_bytes()
+    at = good.index(b'category_id":') + len(b'category_id":')
+    bad = {'one bit': good[:at] + bytes([good[at] ^ 1]) + good[at + 1:], 'cut': good[:len(good)//2], 'empty': b'', 'garbage': bytes(range(256))}[spoil]
+    path.write_bytes(bad)
+    with pytest.warns(UserWarning, match='instances_train.json: is damaged'): ensure(tmp_path, 'train', 6, 4, progress=False, n_jobs=1)
+    assert path.read_bytes() == good and path.with_name('instances_train.json.damaged').read_bytes() == bad

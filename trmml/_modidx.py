@@ -665,6 +665,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'trmml.doodles.folder.numbered': ('doodles/folder.html#numbered', 'trmml/doodles/folder.py'),
                                       'trmml.doodles.folder.save_json': ('doodles/folder.html#save_json', 'trmml/doodles/folder.py'),
                                       'trmml.doodles.folder.seed_of': ('doodles/folder.html#seed_of', 'trmml/doodles/folder.py'),
+                                      'trmml.doodles.folder.settings_in': ('doodles/folder.html#settings_in', 'trmml/doodles/folder.py'),
                                       'trmml.doodles.folder.there': ('doodles/folder.html#there', 'trmml/doodles/folder.py'),
                                       'trmml.doodles.folder.write': ('doodles/folder.html#write', 'trmml/doodles/folder.py')},
             'trmml.doodles.living': { 'trmml.doodles.living.arm': ('doodles/living.html#arm', 'trmml/doodles/living.py'),

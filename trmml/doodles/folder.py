@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'FIRST', 'CATEGORIES', 'annotation', 'save_json', 'draw_file', 'draw_part', 'numbered', 'coco_files',
-           'draw_all', 'finish', 'write', 'seed_of', 'folder_of', 'there', 'ensure']
+           'draw_all', 'settings_in', 'finish', 'write', 'seed_of', 'folder_of', 'there', 'ensure']
 
 # %% ../../nbs/doodles/7_folder.ipynb #e76f61a0
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from ..progress import Bar
 
 from .pictures import caption, draw, recognisable
 from .scenes import VOC_KINDS, compose
-from ..files import data_root, description_hash, in_turn, write_whole
+from ..files import data_root, description_hash, file_hash, in_turn, set_aside, write_whole
 
 # %% ../../nbs/doodles/7_folder.ipynb #5189fa26
 VERSION = 1   # of the drawings: raised whenever a pixel, a mask or a caption would change
@@ -72,8 +73,9 @@ def draw_part(
     size:int,              # pixels a side
 )->list[dict]:             # one per image
     "Draw some images and note what is in them, unless that is done."
-    if not part.exists():
-        save_json(part, [draw_file(folder/f'{i:06d}.png', first + i, size) for i in numbers])
+    try: return json.loads(part.read_text())
+    except (FileNotFoundError, ValueError): pass   # not drawn yet, or a note that is damaged
+    save_json(part, [draw_file(folder/f'{i:06d}.png', first + i, size) for i in numbers])
     return json.loads(part.read_text())
 
 # %% ../../nbs/doodles/7_folder.ipynb #eeb1d774
@@ -122,6 +124,18 @@ def draw_all(
             bar.update(len(part))
     return parts, records
 
+# %% ../../nbs/doodles/7_folder.ipynb #7d2a0e18
+def settings_in(
+    done:Path, # annotation file of a split
+    mark:Path, # file with its checksum; folders of older versions have none
+)->dict|None:  # as `info` of `write`; None: missing, or damaged and set aside
+    "What a split was drawn with, if its annotations are as they were written."
+    if not done.exists(): return None
+    try:
+        if mark.exists() and mark.read_text() != file_hash(done): raise ValueError('checksum')
+        return json.loads(done.read_bytes())['info']
+    except (ValueError, KeyError, TypeError, RecursionError): set_aside(done)
+
 # %% ../../nbs/doodles/7_folder.ipynb #fccaf508
 def finish(
     folder:Path,    # in COCO's format
@@ -134,7 +148,9 @@ def finish(
     parts, records = draw_all(folder, split, info, n_jobs, progress)
     instances, captions = coco_files(records, info['size'], info)
     save_json(folder/'annotations'/f'captions_{split}.json', captions)
-    save_json(folder/'annotations'/f'instances_{split}.json', instances)
+    text = json.dumps(instances, separators=(',', ':'))
+    write_whole(folder/f'.{split}.sha256', hashlib.sha256(text.encode()).hexdigest())
+    write_whole(folder/'annotations'/f'instances_{split}.json', text)
     shutil.rmtree(parts)
 
 # %% ../../nbs/doodles/7_folder.ipynb #7d0b56fa
@@ -153,7 +169,7 @@ def write(
     done = folder/'annotations'/f'instances_{split}.json'
     info = dict(description='trmml doodles', version=VERSION, n=n, size=size, first_seed=first_seed)
     with in_turn(folder/f'.{split}', 'draws these pictures'):
-        there = json.loads(done.read_text())['info'] if done.exists() else None
+        there = settings_in(done, folder/f'.{split}.sha256')
         if there not in (None, info):
             raise ValueError(f'{folder} holds another {split} ({there}), asked for {info}: choose '
                              f'another folder')
