@@ -1,70 +1,69 @@
 """A short, seeded form of tests/faults: kills, processes at once, spoilt files, full disks; `python tests/faults/long.py MINUTES SEED` is the long one."""
-import random
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent/'faults'
-sys.path.insert(0, str(HERE))
-pytestmark = pytest.mark.xdist_group('faults')   # one world for all
+ROOT = Path(__file__).resolve().parents[1]
+HERE = ROOT/'tests'/'faults'
+KILLED = ['draw', 'extract', 'fit', 'predict', 'complete', 'perform']
+SPOILT = ['features', 'run results', 'run weights', 'checkpoints', 'model.json', 'model weights', 'scores on the way', 'annotations read before']
+pytestmark = pytest.mark.xdist_group('faults')   # one process for all
+
+
+def python(*args):
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    return subprocess.run([sys.executable, *map(str, args)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
 
 
 @pytest.fixture(scope='module')
-def driver():
-    import driver
-    return driver
+def rows():
+    "What came of the trials, by kind."
+    done = python(HERE/'short.py')
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {r['kind']: r for r in map(json.loads, done.stdout.splitlines())}
 
 
-@pytest.fixture(scope='module')
-def world(driver, tmp_path_factory): return driver.make_world(tmp_path_factory.mktemp('world')/'world')
+def counts(row): return {k: row[k] for k in ('lost', 'different', 'silent', 'foul', 'left')}
+def clean(row): assert row['tried'] and not any(counts(row).values()), row['notes']
 
 
-def tried(driver, world, scratch, kind, n, seed=0):
-    "Some trials of a kind."
-    row, rng = driver.Row(kind), random.Random(seed)
-    for _ in range(n): driver.kinds()[kind](world, row, rng, scratch)
-    return row
-
-
-def clean(row): assert (row.lost, row.different, row.silent, row.foul, row.left) == (0,)*5, row.notes
-
-
-@pytest.mark.parametrize('name', ['draw', 'extract', 'fit', 'predict', 'complete', 'perform'])
-def test_killed_and_done_again(driver, world, tmp_path, name): clean(tried(driver, world, tmp_path, f'killed: {name}', 1 if name == 'perform' else 2))
+@pytest.mark.parametrize('name', KILLED)
+def test_killed_and_done_again(rows, name): clean(rows[f'killed: {name}'])
 
 
 @pytest.mark.parametrize('n', [2, 4])
-def test_several_at_once(driver, world, tmp_path, n): clean(tried(driver, world, tmp_path, f'{n} processes at once', 2))
-
-
-SPOILT = ['features', 'run results', 'run weights', 'checkpoints', 'model.json', 'model weights', 'scores on the way', 'annotations read before']
+def test_several_at_once(rows, n): clean(rows[f'{n} processes at once'])
 
 
 @pytest.mark.parametrize('kind', SPOILT)
-def test_spoilt_at_rest(driver, world, tmp_path, kind): clean(tried(driver, world, tmp_path, f'flipped or cut: {kind}', 2 if 'run' in kind else 4))
+def test_spoilt_at_rest(rows, kind): clean(rows[f'flipped or cut: {kind}'])
 
 
-def test_full_disk(driver):
-    if not driver.can_mount(): pytest.skip('cannot mount a small disk here')
-    done = subprocess.run(['unshare', '-m', sys.executable, str(HERE/'driver.py'), 'full disk', '2', '0'], capture_output=True, text=True)
+@pytest.mark.parametrize('what', ['silent', 'foul', 'lost', 'nothing'])
+def test_what_is_spoilt_is_noticed(rows, what):
+    "The counts themselves: another result without a word, an error without a file, one that names a file that could be made again, or that could not."
+    row = rows[f'reader: {what}']
+    assert counts(row) == {k: int(k == what) for k in counts(row)}, row['notes']
+
+
+def test_all_kinds_are_tried(rows):
+    listed = python(HERE/'driver.py').stdout.splitlines()
+    assert {k for k in listed if 'papermill' not in k and k != 'full disk'} <= set(rows), set(listed) - set(rows)
+
+
+def test_temporary_files_that_stay_are_counted(tmp_path):
+    (tmp_path/'x.1-abcd012345.tmp').touch()
+    done = python('-c', f'import sys; sys.path.insert(0, {str(HERE)!r}); import driver; from pathlib import Path; print(driver.leftovers(Path({str(tmp_path)!r})))')
+    assert done.stdout.strip() == "['x.1-abcd012345.tmp']", done.stderr
+
+
+def test_full_disk():
+    done = python('-c', f'import sys; sys.path.insert(0, {str(HERE)!r}); import driver; sys.exit(not driver.can_mount())')
+    if done.returncode: pytest.skip('cannot mount a small disk here')
+    done = subprocess.run(['unshare', '-m', sys.executable, str(HERE/'driver.py'), 'full disk', '2', '0'], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
     assert done.returncode == 0, done.stderr
     assert [c.strip() for c in done.stdout.splitlines()[2].split('|')[2:8]] == ['2', *'00000'], done.stdout
-
-
-def test_what_is_spoilt_is_noticed(driver, world, tmp_path):
-    "The counts themselves: a result that is another one, an error without a file, a temporary file that stays."
-    def other(world, place): return 'another'
-    def foul(world, place): raise KeyError('x')
-    def named(world, place): raise ValueError(f'{place}/a.json: is cut; copy it again')
-    for read, again, column in ((other, True, 'silent'), (foul, True, 'foul'), (named, True, 'lost'), (named, False, None)):
-        with pytest.MonkeyPatch.context() as m:
-            m.setitem(driver.KEPT, 'x', (driver.copy_model, 'model/model.json', driver.ask_model, False))
-            driver.files_of(world, 'x', tmp_path)
-            m.setitem(driver.KEPT, 'x', (driver.copy_model, 'model/model.json', read, again))
-            row = driver.Row('x')
-            driver.flip(world, row, 'x', random.Random(0), tmp_path)
-        assert {k: getattr(row, k) for k in ('lost', 'different', 'silent', 'foul')} == {k: int(k == column) for k in ('lost', 'different', 'silent', 'foul')}, row.notes
-    (tmp_path/'x.1-abcd012345.tmp').touch()
-    assert driver.leftovers(tmp_path) == ['x.1-abcd012345.tmp']
