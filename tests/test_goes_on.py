@@ -1,5 +1,6 @@
 """Long work goes on after a stop: scores are kept block by block, for the same model, photos and settings alone; a dead reader costs its batch."""
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -206,11 +207,14 @@ def test_five_thousand_photos(place, tmp_path):
     for k in range(5000): os.link(some[k % N], folder/f'{k:04}.png')
     env = dict(os.environ, TRMML_FEATURES=str(tmp_path/'features'))
     command = [sys.executable, '-c', 'import sys; from trmml.cli import main; main(sys.argv[1:])', 'evaluate', str(place/'model'), str(folder), str(tmp_path/'l.csv')]
-    (tmp_path/'l.csv').write_text('image,cat\n' + ''.join(f'{k:04}.png,{k % 2}\n' for k in range(5000)))
+    classes = json.loads((place/'model'/'model.json').read_text())['classes']
+    rows = [','.join([f'{k:04}.png', *(str((k + c) % 2) for c in range(len(classes)))]) for k in range(5000)]
+    (tmp_path/'l.csv').write_text('\n'.join([','.join(['image', *classes]), *rows]))
     first = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
     journal, end = lambda: list((tmp_path/'features'/'scores').glob('*.journal')), time.monotonic() + 900
-    while time.monotonic() < end and (not journal() or len(journal()[0].read_bytes().splitlines()) < 48): time.sleep(.2)
-    first.kill(); first.communicate()
+    while time.monotonic() < end and first.poll() is None and (not journal() or len(journal()[0].read_bytes().splitlines()) < 48): time.sleep(.2)
+    ended = first.poll(); first.kill(); said = first.communicate()[1].decode()
+    assert ended is None, said
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and 'of 5000 photos were done before' in done.stderr, done.stderr
     assert int(done.stderr.split(' of 5000 photos')[0].split()[-1]) >= 3000
