@@ -3457,6 +3457,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'trmml.runs.schedule.prepare': ('runs/schedule.html#prepare', 'trmml/runs/schedule.py'),
                                      'trmml.runs.schedule.registrations': ('runs/schedule.html#registrations', 'trmml/runs/schedule.py'),
                                      'trmml.runs.schedule.side_by_side': ('runs/schedule.html#side_by_side', 'trmml/runs/schedule.py'),
+                                     'trmml.runs.schedule.spread': ('runs/schedule.html#spread', 'trmml/runs/schedule.py'),
                                      'trmml.runs.schedule.tell': ('runs/schedule.html#tell', 'trmml/runs/schedule.py'),
                                      'trmml.runs.schedule.waves': ('runs/schedule.html#waves', 'trmml/runs/schedule.py'),
                                      'trmml.runs.schedule.worker': ('runs/schedule.html#worker', 'trmml/runs/schedule.py')},

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['registrations', 'end_with_parent', 'worker', 'engine', 'side_by_side', 'waves', 'prepare', 'tell', 'free_memory',
-           'perform_all']
+           'spread', 'perform_all']
 
 # %% ../../nbs/runs/5_schedule.ipynb #2b65b50e
 import multiprocessing
@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -137,6 +137,17 @@ def free_memory()->None:
     read_features.cache_clear()
     torch.cuda.empty_cache()
 
+# %% ../../nbs/runs/5_schedule.ipynb #50137cd0
+def spread(
+    todo:list[list[Run]], # waves
+    where:tuple,          # the other arguments of `worker`
+)->Iterator:              # what `worker` returns, as it comes
+    "Runs in the workers of the present `engine`."
+    pool = Parallel(return_as='generator_unordered')
+    for wave in todo:
+        yield from pool(delayed(worker)(r, registrations(r), method_digests(r), *where)
+                        for r in wave)
+
 # %% ../../nbs/runs/5_schedule.ipynb #19b1131b
 def perform_all(
     runs:list[Run],          # may contain one twice
@@ -159,9 +170,6 @@ def perform_all(
     threads, alone = max(1, cpu_count()//n_jobs), progress and n_jobs == 1
     where = root, Path(out).absolute(), device, threads, alone
     with engine(n_jobs) if missing else nullcontext():
-        pool = Parallel(return_as='generator_unordered')
-        done = (x for wave in todo
-                for x in pool(delayed(worker)(r, registrations(r), method_digests(r), *where)
-                              for r in wave))
-        tell(Bar(done, total=len(missing), desc='runs', disable=not progress or not missing))
+        tell(Bar(spread(todo, where), total=len(missing), desc='runs',
+                 disable=not progress or not missing))
     return [stored(r, out, root, device) for r in runs]
