@@ -2,6 +2,8 @@
 import json
 import warnings
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -90,7 +92,7 @@ def test_nothing_to_ask(photos, checked, tmp_path, capsys):
     full = photos[0].fillna(0)
     with pytest.warns(UserWarning, match='nothing to ask for'): assert len(ask(checked[0], full, list(full.index))) == 0
     full.rename_axis('image').to_csv(tmp_path/'full.csv')
-    with pytest.raises(SystemExit) as stop: main(['ask', str(checked[2]), str(tmp_path/'full.csv'), '--out', str(tmp_path/'next.csv')])
+    with pytest.raises(SystemExit) as stop: main(['ask', str(checked[2]), str(tmp_path/'full.csv'), '--photos', str(Path(full.index[0]).parent), '--out', str(tmp_path/'next.csv')])
     said = capsys.readouterr().err
     assert stop.value.code == 0 and 'nothing to ask for' in said and 'fill in' not in said
 
