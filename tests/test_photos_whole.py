@@ -1,7 +1,6 @@
 """Own photos from end to end: no figure, weight or doubt may come from labels that it is judged on."""
 import json
 import warnings
-
 from pathlib import Path
 
 import numpy as np
