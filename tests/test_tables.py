@@ -145,7 +145,8 @@ def test_images_elsewhere(photos, tmp_path_factory):
     with pytest.raises(FileNotFoundError, match=r'name the folder they are in \(images= of load\)'): load(path)
     assert load(path, images=photos).paths == [str(photos/'a.jpg')]
     path.write_text(f'image,cat\n{photos/"a.jpg"},1\n')
-    assert load(path).paths == [str(photos/'a.jpg')]                                           # an absolute path needs no folder
+    with pytest.raises(ValueError, match="a.jpg' leads out of .*images="): load(path)   # a table may come from anybody
+    for images in (photos, '/'): assert load(path, images=images).paths == [str(photos/'a.jpg')]
 
 
 @pytest.mark.parametrize('cat', [[1, None], [1., float('nan')], [True, None], ['1', '']], ids=['integers', 'decimals', 'booleans', 'strings'])
