@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['app', 'DISK', 'SCORED', 'KEEPS', 'Photos', 'Folder', 'Labels', 'Model', 'Device', 'Weights', 'Out', 'Json', 'Quiet',
            'Verify', 'Classes', 'Backbone', 'OwnWeights', 'Size', 'Epochs', 'Batch', 'Prompts', 'HeldOut', 'Folds',
-           'Seed', 'Table', 'Names', 'Workers', 'READING', 'AsLabels', 'Skip', 'Precision', 'Shown', 'Picture',
-           'ShownClasses', 'Where', 'Sure', 'Coverage', 'Cells', 'Given', 'Doubts', 'Answers', 'InPlace', 'FILL_IN',
-           'TAKES', 'print_version', 'whole_app', 'code_of', 'in_short', 'stopped', 'noted', 'told', 'main', 'meanings',
-           'reads', 'check_parent', 'check_out', 'put', 'as_text', 'opened', 'fit_and_save', 'asked', 'fit', 'predict',
-           'explain', 'export', 'filled_json', 'complete', 'records', 'ask', 'doubt', 'check_in_place', 'answer',
-           'label', 'metric_rows', 'evaluate', 'download', 'recipe', 'table', 'split_param', 'table_notebook',
+           'Seed', 'Table', 'Names', 'Workers', 'READING', 'AsLabels', 'Images', 'Skip', 'Precision', 'Shown',
+           'Picture', 'ShownClasses', 'Where', 'Sure', 'Coverage', 'Cells', 'Given', 'Doubts', 'Answers', 'InPlace',
+           'FILL_IN', 'TAKES', 'print_version', 'whole_app', 'code_of', 'in_short', 'stopped', 'noted', 'told', 'main',
+           'meanings', 'reads', 'check_parent', 'check_out', 'put', 'as_text', 'opened', 'fit_and_save', 'asked', 'fit',
+           'predict', 'explain', 'export', 'filled_json', 'complete', 'records', 'ask', 'doubt', 'check_in_place',
+           'answer', 'label', 'metric_rows', 'evaluate', 'download', 'recipe', 'table', 'split_param', 'table_notebook',
            'check_params', 'run_table', 'newest_table', 'with_place', 'last_words', 'versions', 'info', 'backbone_line',
            'backbone_table', 'model_info']
 
@@ -237,6 +237,8 @@ def reads(
 # %% ../nbs/photos/14_cli.ipynb #50d33036
 AsLabels = Annotated[bool, typer.Option(
     '--labels', help='1 and 0 by the thresholds, not probabilities')]
+Images = Annotated[Optional[str], typer.Option(
+    help='folder that holds the photos of a table, where it is not its own; / is all')]
 Skip = Annotated[bool, typer.Option(
     '--skip-unreadable', help='blank rows for photos that cannot be read')]
 Precision = Annotated[str, typer.Option(
@@ -380,6 +382,7 @@ def predict(
     model:Model,
     photos:Photos,
     out:Out = None,
+    images:Images = None,
     labels:AsLabels = False,
     skip_unreadable:Skip = False,
     precision:Precision = 'auto',
@@ -391,6 +394,8 @@ def predict(
     """Calibrated probabilities of every class for every photo. Sub-folders are included. With --out
     (.csv or .parquet) they are kept as they come: stop it, call it again and it goes on."""
     check_out(out)
+    from trmml.photos import Located
+    if images is not None: photos = Located(photos, images)
     m = opened(model, weights, device, quiet)
     if out and not as_json and out.lower().endswith(('.csv', '.parquet')):
         m.predict_to(out, photos, labels, skip_unreadable, precision)

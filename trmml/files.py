@@ -182,19 +182,20 @@ def in_turn(
 # %% ../nbs/labels_and_metrics/0_files.ipynb #321c2157
 def thin(
     folder:str|Path, # in which files lie
-    names:str,       # pattern of names: '*.ckpt'; what begins with the same stem goes with them
-    most:int,        # files to keep, the newest
+    names:str,       # pattern of names: '*.ckpt*'; what has the same stem goes with them
+    most:int,        # stems to keep, the newest
     days:float,      # since a file was written
 )->None:
     "Remove files that are too many or too old, unless `in_turn` holds their stem."
-    def age(path):
-        try: return time.time() - path.stat().st_mtime
-        except OSError: return float('inf')   # another process was faster
-    for k, path in enumerate(sorted(Path(folder).glob(names), key=age)):
-        if k < most and age(path) < 86400*days: continue
-        stem = path.with_suffix('')
-        with suppress(OSError), in_turn(stem, 'is not needed any more', wait=False):
-            for p in path.parent.glob(f'{escape(stem.name)}.*'):
+    folder, age = Path(folder), {}
+    for path in folder.glob(names):
+        stem = path.name.partition('.')[0]
+        try: age[stem] = min(time.time() - path.stat().st_mtime, age.get(stem, float('inf')))
+        except OSError: pass   # another process was faster
+    for k, stem in enumerate(sorted(age, key=age.get)):
+        if k < most and age[stem] < 86400*days: continue
+        with suppress(OSError), in_turn(folder/stem, 'is not needed any more', wait=False):
+            for p in folder.glob(f'{escape(stem)}.*'):
                 if p.suffix != '.lock': p.unlink(missing_ok=True)
 
 # %% ../nbs/labels_and_metrics/0_files.ipynb #9da94962

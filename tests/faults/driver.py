@@ -379,6 +379,37 @@ def ask_runs(world, place):
     return [[r[:2] for r in found], [hashlib.sha256(b''.join(v.cpu().contiguous().numpy().tobytes() for v in s.values())).hexdigest()[:16] for s in states]]
 
 
+def runs_unwritten(world, place):
+    "Runs that were stopped between their last epoch and their result."
+    within(place)
+    def stop(*_): raise Stopped
+    sys.modules['trmml.runs.perform'].score_all = stop
+    try: runs.perform(some_runs(world)[0], None, place/'results')
+    except Stopped: return True
+
+
+def ask_run(world, place):
+    within(place)
+    return runs.perform(some_runs(world)[0], None, place/'results')['mAP']
+
+
+def resume_pretraining(world, place):
+    "The state of a pre-training read, and written if there is none."
+    from trmml.doodles import pretrain
+    torch.manual_seed(0)
+    place.mkdir(parents=True, exist_ok=True)
+    model = torch.nn.Linear(40, 40)
+    opt = torch.optim.SGD(model.parameters(), .1, momentum=.9)
+    def step(k):
+        opt.zero_grad()
+        loss = (model(torch.full((40,), k/8.))**2).sum()
+        loss.backward()
+        opt.step()
+        return loss.item()
+    rows = list(pretrain.resumable(model, opt, place/'state.pt', 8 if place.name == 'at-rest' else 4, 2, step, lambda i, loss, seconds: dict(step=i, loss=loss)))
+    return [rows[-1], hashlib.sha256(model.weight.detach().numpy().tobytes()).hexdigest()[:16]]
+
+
 def read_data(world, place):
     within(place)
     ds = data.load(world.mini, 'train')
@@ -392,6 +423,10 @@ KEPT = {   # kind: how the files come to be, which they are, who reads them, whe
     'run weights': (perform, 'results/runs/*.safetensors', ask_runs, True),
     'model.json': (copy_model, 'model/model.json', ask_model, False),
     'model weights': (copy_model, 'model/*.safetensors', ask_model, False),
+    'checkpoints of runs': (runs_unwritten, 'results/runs/*.ckpt', ask_run, True),
+    'checkpoints of pre-training': (resume_pretraining, 'state.pt', resume_pretraining, True),
+    'hashes of photos': (extract, 'features/*.images', extract, True),
+    'drawings': (draw, 'data/*/annotations/*.json', draw, True),
     'scores on the way': (begun_scores, 'p.csv.*', predict, True),
     'annotations read before': (read_data, 'cache/cache/*', read_data, True)}
 

@@ -1,8 +1,7 @@
 """The long form of the faults: python tests/faults/long.py MINUTES SEED [KIND ...]
 
-Kinds take turns by the time they have had, so that a run of any length tries all of them; the table is written after each round, to
-results/tables/faults.md, with what went wrong below it. A second run with another seed adds its own rows when KINDs are named, else it
-begins a new table.
+Kinds take turns by the time they have had, so that a run of any length tries all of them; the table is written after each round, to the
+section Jobs of results/tables/faults.md, with what went wrong below it.
 """
 import random
 import subprocess
@@ -13,12 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import driver
+import page
 from driver import ROOT, Row
 
-WEIGHTS = {'killed': .45, 'processes': .2, 'flipped': .35}   # shares of the time
-TABLE = ROOT/'results'/'tables'/'faults.md'
-HEAD = """# Faults on purpose
-
+WEIGHTS = {'killed': .3, 'processes': .4, 'flipped': .3}   # shares of the time
+HEAD = """\
 What happens to small jobs on doodles that are killed at random moments, run several at a time, find their files damaged or the disk full; \
 then the same job again, and its result beside the undisturbed one. lost: no result, or a process that failed; different: another result, with a \
 word about it; silent: another result without a word; foul: an error that names no file; left: temporary files that stay. \
@@ -36,8 +34,15 @@ def weight(kind, every):
 def write(rows, seed, skipped):
     "The table, and up to five notes of each kind."
     notes = [n.replace('\n', ' ') for r in rows for n in r.notes[:5]]
-    text = HEAD + driver.markdown(rows, seed, skipped) + ''.join(f'\n- {n}' for n in notes) + '\n'*bool(notes)
-    TABLE.write_text(text)
+    page.put('Jobs', HEAD + driver.markdown(summed(rows), seed, skipped) + ''.join(f'\n- {n}' for n in notes))
+
+
+def summed(rows):
+    "The rows, and below them the sum of each group."
+    for group in WEIGHTS:
+        of = [r for r in rows if group in r.kind]
+        rows = [*rows, Row(f'all of: {group}', *(sum(getattr(r, k) for r in of) for k in ('tried', 'lost', 'different', 'silent', 'foul', 'left', 'seconds')))]
+    return rows
 
 
 def full_disks(minutes, seed):
@@ -68,7 +73,7 @@ def main(minutes, seed, only=()):
             kind = min(every, key=lambda k: rows[k].seconds/weight(k, every))
             every[kind](world, rows[kind], rng, scratch)
             write([*rows.values(), *([disk] if disk else [])], seed, skipped)
-    print(TABLE.read_text())
+    print(page.PAGE.read_text())
 
 
 if __name__ == '__main__': main(float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import driver
 
 KILLED = dict.fromkeys(['draw', 'extract', 'fit', 'predict', 'complete'], 2) | dict(perform=1)
-SPOILT = dict.fromkeys(['features', 'checkpoints', 'model.json', 'model weights', 'scores on the way', 'annotations read before'], 4) | {'run results': 2, 'run weights': 2}
+SPOILT = dict.fromkeys(['features', 'checkpoints', 'model.json', 'model weights', 'scores on the way', 'annotations read before'], 4) | {'run results': 2, 'run weights': 2, 'checkpoints of runs': 2, 'checkpoints of pre-training': 4, 'hashes of photos': 4, 'drawings': 4}
 SHORT = {f'killed: {k}': n for k, n in KILLED.items()} | {f'{n} processes at once': 2 for n in (2, 4)} | {f'flipped or cut: {k}': n for k, n in SPOILT.items()}
 
 

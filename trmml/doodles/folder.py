@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'FIRST', 'CATEGORIES', 'annotation', 'save_json', 'draw_file', 'draw_part', 'numbered', 'coco_files',
-           'draw_all', 'settings_in', 'finish', 'write', 'seed_of', 'folder_of', 'there', 'ensure']
+           'draw_all', 'notes_of', 'settings_in', 'finish', 'write', 'seed_of', 'folder_of', 'there', 'ensure']
 
 # %% ../../nbs/doodles/7_folder.ipynb #e76f61a0
 import hashlib
@@ -21,7 +21,8 @@ from ..progress import Bar
 
 from .pictures import caption, draw, recognisable
 from .scenes import VOC_KINDS, compose
-from ..files import data_root, description_hash, file_hash, in_turn, set_aside, write_whole
+from ..files import (Damaged, data_root, description_hash, file_hash, in_turn, read_sealed,
+                         sealed, set_aside, write_whole)
 
 # %% ../../nbs/doodles/7_folder.ipynb #5189fa26
 VERSION = 1   # of the drawings: raised whenever a pixel, a mask or a caption would change
@@ -73,10 +74,11 @@ def draw_part(
     size:int,              # pixels a side
 )->list[dict]:             # one per image
     "Draw some images and note what is in them, unless that is done."
-    try: return json.loads(part.read_text())
-    except (FileNotFoundError, ValueError): pass   # not drawn yet, or a note that is damaged
-    save_json(part, [draw_file(folder/f'{i:06d}.png', first + i, size) for i in numbers])
-    return json.loads(part.read_text())
+    try: return read_sealed(part)['pictures']
+    except (FileNotFoundError, Damaged): pass   # not drawn yet, or a note that is damaged
+    found = [draw_file(folder/f'{i:06d}.png', first + i, size) for i in numbers]
+    write_whole(part, sealed(dict(pictures=found), None))
+    return read_sealed(part)['pictures']
 
 # %% ../../nbs/doodles/7_folder.ipynb #eeb1d774
 def numbered(
@@ -125,8 +127,17 @@ def draw_all(
     return parts, records
 
 # %% ../../nbs/doodles/7_folder.ipynb #7d2a0e18
+def notes_of(
+    folder:Path, # in COCO's format
+    split:str,   # its name
+)->list:         # of (file, file with its checksum): captions; annotations, which come last
+    "What is noted of the pictures of a split."
+    notes, marks = folder/'annotations', (f'.{split}-captions.sha256', f'.{split}.sha256')
+    return [(notes/f'{kind}_{split}.json', folder/mark)
+            for kind, mark in zip(('captions', 'instances'), marks)]
+
 def settings_in(
-    done:Path, # annotation file of a split
+    done:Path, # annotations or captions of a split
     mark:Path, # file with its checksum; folders of older versions have none
 )->dict|None:  # as `info` of `write`; None: missing, or damaged and set aside
     "What a split was drawn with, if its annotations are as they were written."
@@ -147,10 +158,10 @@ def finish(
     "Draw what is missing of a split, write its annotations; what says that it is whole comes last."
     parts, records = draw_all(folder, split, info, n_jobs, progress)
     instances, captions = coco_files(records, info['size'], info)
-    save_json(folder/'annotations'/f'captions_{split}.json', captions)
-    text = json.dumps(instances, separators=(',', ':'))
-    write_whole(folder/f'.{split}.sha256', hashlib.sha256(text.encode()).hexdigest())
-    write_whole(folder/'annotations'/f'instances_{split}.json', text)
+    for (note, mark), content in zip(notes_of(folder, split), (captions, instances)):
+        text = json.dumps(content, separators=(',', ':'))
+        write_whole(mark, hashlib.sha256(text.encode()).hexdigest())
+        write_whole(note, text)
     shutil.rmtree(parts)
 
 # %% ../../nbs/doodles/7_folder.ipynb #7d0b56fa
@@ -166,14 +177,13 @@ def write(
     "Draw a split into a folder in COCO format, unless it is there; another there: `ValueError`."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    done = folder/'annotations'/f'instances_{split}.json'
     info = dict(description='trmml doodles', version=VERSION, n=n, size=size, first_seed=first_seed)
     with in_turn(folder/f'.{split}', 'draws these pictures'):
-        there = settings_in(done, folder/f'.{split}.sha256')
+        said, there = (settings_in(*note) for note in notes_of(folder, split))
         if there not in (None, info):
             raise ValueError(f'{folder} holds another {split} ({there}), asked for {info}: choose '
                              f'another folder')
-        if there and len(list((folder/split).glob('*.png'))) == n: return folder
+        if there and said and len(list((folder/split).glob('*.png'))) == n: return folder
         finish(folder, split, info, n_jobs, progress)
     return folder
 

@@ -9,6 +9,7 @@ __all__ = ['SCENES', 'STAGES', 'tiny_clip', 'compact', 'pretraining_scene', 'pai
            'probe', 'log_figure', 'half', 'pack', 'warm_start']
 
 # %% ../../nbs/doodles/8_pretrain.ipynb #9ec4f23b
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from ..progress import Bar
 from ..clip import DOODLE_CLIP, MEAN, STD, encode_embeddings, image_features
 from .pictures import caption, draw, name
 from .scenes import VOC_KINDS, Scene, compose
-from ..files import whole
+from ..files import Damaged, read_checked, set_aside, whole, write_checked
 from ..metrics import mean_ap
 
 # %% ../../nbs/doodles/8_pretrain.ipynb #86aca044
@@ -261,9 +262,10 @@ def save_state(
     seconds:float,             # that training took so far
 )->None:
     "Write the whole state of a training."
-    with whole(path) as beside:
-        torch.save(dict(model=model.state_dict(), opt=opt.state_dict(), step=step, log=log,
-                        seconds=seconds), beside)
+    held = io.BytesIO()
+    torch.save(dict(model=model.state_dict(), opt=opt.state_dict(), step=step, log=log,
+                    seconds=seconds), held)
+    write_checked(path, held.getbuffer())
 
 def load_state(
     path:str|Path,             # need not exist
@@ -272,7 +274,11 @@ def load_state(
 )->tuple[int, list[dict], float]: # steps done, log, seconds
     "Go on where a training stopped: `model` and `opt` as they were; nothing if there is no file."
     if not Path(path).exists(): return 0, [], 0.
-    state = torch.load(path, weights_only=True)
+    try: held = read_checked(path)
+    except Damaged as error:
+        set_aside(path, error)
+        return 0, [], 0.
+    state = torch.load(io.BytesIO(held), weights_only=True)
     model.load_state_dict(state['model'])
     opt.load_state_dict(state['opt'])
     return state['step'], state['log'], state['seconds']

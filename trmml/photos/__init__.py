@@ -14,7 +14,8 @@ from .doubt import doubtful_cells
 from .estimator import TRMML
 from .examples import Example, example
 from .filling import Filled, decide
-from .given import Given, described, list_photos, read_given, read_labels
+from .given import (Given, Located, described, list_photos, read_given,
+                                read_labels)
 from .labelling import label
 from .page import open_page
 from .scikit import figures_of

@@ -115,7 +115,7 @@ def resume(
     "Train, going on from a checkpoint if there is a usable one."
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_turn(path.with_suffix(''), 'trains this model'), warnings.catch_warnings():
-        thin(path.parent, f'*{path.suffix}', UNSAVED, DAYS)
+        thin(path.parent, f'*{path.suffix}*', UNSAVED, DAYS)
         if progress:
             warnings.filterwarnings('ignore', '.*cannot be learned')   # the counts have said so
         try: return train(method, store, labels, seed, checkpoint=path, every=1, progress=progress)
