@@ -381,8 +381,7 @@ def fit(
 def predict(
     model:Model,
     photos:Photos,
-    out:Out = None,
-    images:Images = None,
+    out:Out = None, images:Images = None,
     labels:AsLabels = False,
     skip_unreadable:Skip = False,
     precision:Precision = 'auto',

@@ -267,6 +267,7 @@ def save_state(
                     seconds=seconds), held)
     write_checked(path, held.getbuffer())
 
+# %% ../../nbs/doodles/8_pretrain.ipynb #925be8a7
 def load_state(
     path:str|Path,             # need not exist
     model:torch.nn.Module,
