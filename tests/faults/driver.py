@@ -196,7 +196,7 @@ def perform(world, place, n=2):
 def papermill(world, place):
     "Table 1 by papermill, in a process of its own."
     within(place)
-    given = dict(dataset=world.mini, out=str(place/'results'), methods='[zeroshot, trmml]', ratios='[0.5]', seeds='[0]', epochs='1', image_size='64')
+    given = dict(dataset=world.mini, out=str(place/'results'), methods='[zeroshot, trmml]', ratios='[0.5]', seeds='[0]', epochs='1', image_size='64', backbone='doodle-clip')
     args = [a for k, v in given.items() for a in ('-y', f'{k}: {v}')]
     done = subprocess.run([sys.executable, '-m', 'papermill', str(ROOT/'nbs'/'table1.ipynb'), str(place/'done.ipynb'), '--cwd', str(ROOT), '--no-progress-bar', *args],
                           capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
