@@ -664,6 +664,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'trmml.doodles.folder.folder_of': ('doodles/folder.html#folder_of', 'trmml/doodles/folder.py'),
                                       'trmml.doodles.folder.notes_of': ('doodles/folder.html#notes_of', 'trmml/doodles/folder.py'),
                                       'trmml.doodles.folder.numbered': ('doodles/folder.html#numbered', 'trmml/doodles/folder.py'),
+                                      'trmml.doodles.folder.parts_of': ('doodles/folder.html#parts_of', 'trmml/doodles/folder.py'),
                                       'trmml.doodles.folder.save_json': ('doodles/folder.html#save_json', 'trmml/doodles/folder.py'),
                                       'trmml.doodles.folder.seed_of': ('doodles/folder.html#seed_of', 'trmml/doodles/folder.py'),
                                       'trmml.doodles.folder.settings_in': ('doodles/folder.html#settings_in', 'trmml/doodles/folder.py'),

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'FIRST', 'CATEGORIES', 'annotation', 'save_json', 'draw_file', 'draw_part', 'numbered', 'coco_files',
-           'draw_all', 'notes_of', 'settings_in', 'finish', 'write', 'seed_of', 'folder_of', 'there', 'ensure']
+           'parts_of', 'draw_all', 'notes_of', 'settings_in', 'finish', 'write', 'seed_of', 'folder_of', 'there',
+           'ensure']
 
 # %% ../../nbs/doodles/7_folder.ipynb #e76f61a0
 import hashlib
@@ -103,6 +104,16 @@ def coco_files(
             dict(info=info, images=images, annotations=said))
 
 # %% ../../nbs/doodles/7_folder.ipynb #9aedde64
+def parts_of(
+    folder:Path, # in COCO's format
+    split:str,   # its name
+    info:dict,   # n, size, first_seed, version
+)->Path:         # of the notes that are there while a split is drawn
+    "Where parts are noted."
+    keys = ('n', 'size', 'first_seed', 'version')
+    return folder/f'.{"-".join(str(v) for v in (split, *(info[k] for k in keys)))}'
+
+# %% ../../nbs/doodles/7_folder.ipynb #38798e50
 def draw_all(
     folder:Path,    # in COCO's format
     split:str,      # its name
@@ -110,10 +121,10 @@ def draw_all(
     n_jobs:int,     # processes; -1: one per core
     progress:bool,  # show a bar
     each:int=50,    # images per part
-)->tuple[Path, list[dict]]: # folder of the notes; what is in each image
+)->list[dict]: # what is in each image
     "Draw a split in parallel, going on where an earlier process stopped."
     n, size, first = info['n'], info['size'], info['first_seed']
-    parts = folder/f'.{split}-{n}-{size}-{first}-{info["version"]}'
+    parts = parts_of(folder, split, info)
     for p in (parts, folder/split, folder/'annotations'): p.mkdir(parents=True, exist_ok=True)
     jobs = [delayed(draw_part)(parts/f'{i:06d}.json', folder/split, range(i, min(i + each, n)),
                                first, size)
@@ -124,7 +135,7 @@ def draw_all(
         for part in Parallel(workers, return_as='generator')(jobs):
             records += part
             bar.update(len(part))
-    return parts, records
+    return records
 
 # %% ../../nbs/doodles/7_folder.ipynb #7d2a0e18
 def notes_of(
@@ -156,13 +167,12 @@ def finish(
     progress:bool,  # show a bar
 )->None:
     "Draw what is missing of a split, write its annotations; what says that it is whole comes last."
-    parts, records = draw_all(folder, split, info, n_jobs, progress)
+    records = draw_all(folder, split, info, n_jobs, progress)
     instances, captions = coco_files(records, info['size'], info)
     for (note, mark), content in zip(notes_of(folder, split), (captions, instances)):
         text = json.dumps(content, separators=(',', ':'))
         write_whole(mark, hashlib.sha256(text.encode()).hexdigest())
         write_whole(note, text)
-    shutil.rmtree(parts)
 
 # %% ../../nbs/doodles/7_folder.ipynb #7d0b56fa
 def write(
@@ -183,8 +193,9 @@ def write(
         if there not in (None, info):
             raise ValueError(f'{folder} holds another {split} ({there}), asked for {info}: choose '
                              f'another folder')
-        if there and said and len(list((folder/split).glob('*.png'))) == n: return folder
-        finish(folder, split, info, n_jobs, progress)
+        if not (there and said and len(list((folder/split).glob('*.png'))) == n):
+            finish(folder, split, info, n_jobs, progress)
+        shutil.rmtree(parts_of(folder, split, info), ignore_errors=True)
     return folder
 
 # %% ../../nbs/doodles/7_folder.ipynb #f61f29d3

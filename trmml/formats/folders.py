@@ -10,6 +10,7 @@ __all__ = ['PATTERNS', 'text_of', 'voc_file', 'voc', 'yolo_numbers', 'pictures_b
 # %% ../../nbs/formats/8_folders.ipynb #c3fc8609
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def voc(
 )->Known:
     "XML files of Pascal VOC as labels of photos."
     read = [voc_file(p) for p in files]
-    hard = sum(sum(found.count(c) == difficult.count(c) for c in {*difficult})
-               for _, found, difficult in read)
+    counts = [(Counter(found), Counter(difficult)) for _, found, difficult in read]
+    hard = sum(sum(found[c] == n for c, n in difficult.items()) for found, difficult in counts)
     notes = (f'{hard} labels are of difficult objects alone, and count as there',) if hard else ()
     return known_of_lists('Pascal VOC XML', [n for n, _, _ in read], [x for _, x, _ in read],
                           list(range(1, len(read) + 1)), source, how, notes=notes)

@@ -163,7 +163,8 @@ def merged(
     for n, found, r in zip(names, lists, rows):
         first.setdefault(n, r)
         if found is None: together.setdefault(n, None)
-        else: together[n] = (together.get(n) or []) + list(found)
+        elif together.get(n) is None: together[n] = list(found)
+        else: together[n] += found
     return list(together), list(together.values()), list(first.values())
 
 # %% ../../nbs/formats/1_form.ipynb #8ab0360c
@@ -179,8 +180,8 @@ def known_of_lists(
 )->Known:
     "What lists say. Raises ValueError for classes that differ in case alone, or if there are none."
     if names is not None: names, lists, rows = merged(names, lists, rows)
-    listed = sorted({c for found in lists for c in found or ()})
-    take = chosen(list(classes) if classes else listed, how.classes, source)
+    listed = {c for found in lists for c in found or ()}
+    take = chosen(list(classes) if classes else sorted(listed), how.classes, source)
     gone = [w for w, c in take.items() if c is None or c not in listed]
     notes = (*more.pop('notes', ()), *([f'never listed: {", ".join(gone[:8])}'] if gone else []))
     labels = of_lists(lists, [c if c is not None else object() for c in take.values()],
