@@ -764,6 +764,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'trmml.doodles.pretrain.probe': ('doodles/pretrain.html#probe', 'trmml/doodles/pretrain.py'),
                                         'trmml.doodles.pretrain.probe_set': ( 'doodles/pretrain.html#probe_set',
                                                                               'trmml/doodles/pretrain.py'),
+                                        'trmml.doodles.pretrain.read_state': ( 'doodles/pretrain.html#read_state',
+                                                                               'trmml/doodles/pretrain.py'),
                                         'trmml.doodles.pretrain.resumable': ( 'doodles/pretrain.html#resumable',
                                                                               'trmml/doodles/pretrain.py'),
                                         'trmml.doodles.pretrain.save_state': ( 'doodles/pretrain.html#save_state',

@@ -1,6 +1,6 @@
 """Good files of every reader, changed at random: each is read, or refused in one sentence that names it. What else happens is foul.
 
-    python tests/faults/fuzz.py --files 20000 --seed 0 [--out FILE] [--reader NAME] [--only K]
+    python tests/faults/fuzz.py --files 20000 --seed 0 [--out FILE] [--page] [--reader NAME] [--only K]
 """
 import argparse
 import csv
@@ -25,6 +25,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import page
 from trmml.clip import read_weights
 from trmml.data import annotation_cache, load, open_image
 from trmml.data.coco import decode_rle
@@ -252,11 +254,12 @@ def table(counts, foul, files, seed, seconds):
     total = sum(counts.values(), Counter())
     rows.append(f'| all | {sum(total.values())} | {total["read"]} | {total["refused"]} | {total["foul"]} | {total["hang"]} |')
     said = [f'- {n}, number {k}: {what}' for n, k, what in foul]
-    return '\n'.join([f'{files:,} changed files, seed {seed}, {seconds:.0f} s; refused: one sentence that names the file.', '', '| reader | files | read | refused | foul | hang |', '|---|---|---|---|---|---|', *rows, *([''] + said if said else []), ''])
+    return '\n'.join([f'{files:,} changed files, seed {seed}, {seconds:.0f} s; refused: one sentence that names the file. `python tests/faults/fuzz.py --page` makes it.', '', '| reader | files | read | refused | foul | hang |', '|---|---|---|---|---|---|', *rows, *([''] + said if said else []), ''])
 
 
 if __name__ == '__main__':
-    ask = argparse.ArgumentParser(); ask.add_argument('--files', type=int, default=20_000); ask.add_argument('--seed', type=int, default=0); ask.add_argument('--out'); ask.add_argument('--reader'); ask.add_argument('--only', type=int)
+    ask = argparse.ArgumentParser(); ask.add_argument('--files', type=int, default=20_000); ask.add_argument('--seed', type=int, default=0); ask.add_argument('--out'); ask.add_argument('--page', action='store_true', help='into results/tables/faults.md'); ask.add_argument('--reader'); ask.add_argument('--only', type=int)
     a = ask.parse_args(); start = time.time(); counts, foul = fuzz(a.files, a.seed, a.reader, a.only, say=lambda line: print(line, file=sys.stderr, flush=True)); text = table(counts, foul, a.files, a.seed, time.time() - start)
     if a.out: Path(a.out).write_text(text)
+    if a.page: page.put('Readers', text)
     print(text); sys.exit(bool(foul))

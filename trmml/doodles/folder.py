@@ -143,7 +143,7 @@ def notes_of(
     split:str,   # its name
 )->list:         # of (file, file with its checksum): captions; annotations, which come last
     "What is noted of the pictures of a split."
-    notes, marks = folder/'annotations', (f'.{split}-captions.sha256', f'.{split}.sha256')
+    notes, marks = folder/'annotations', (f'.{split}.captions.sha256', f'.{split}.sha256')
     return [(notes/f'{kind}_{split}.json', folder/mark)
             for kind, mark in zip(('captions', 'instances'), marks)]
 

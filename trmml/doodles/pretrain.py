@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCENES', 'STAGES', 'tiny_clip', 'compact', 'pretraining_scene', 'pair', 'chunk', 'draw_pool', 'prepare', 'normalise',
            'vary', 'augment', 'encode_tokens', 'clip_loss', 'learning_rate', 'groups', 'train_step', 'stage_of',
-           'draw_batch', 'save_state', 'load_state', 'resumable', 'log_row', 'pretrain', 'probe_set', 'inside_masks',
-           'probe', 'log_figure', 'half', 'pack', 'warm_start']
+           'draw_batch', 'save_state', 'read_state', 'load_state', 'resumable', 'log_row', 'pretrain', 'probe_set',
+           'inside_masks', 'probe', 'log_figure', 'half', 'pack', 'warm_start']
 
 # %% ../../nbs/doodles/8_pretrain.ipynb #9ec4f23b
 import io
@@ -268,6 +268,12 @@ def save_state(
     write_checked(path, held.getbuffer())
 
 # %% ../../nbs/doodles/8_pretrain.ipynb #925be8a7
+def read_state(
+    path:str|Path, # as `save_state` wrote it
+)->dict:           # model, opt, step, log, seconds
+    "The state of a training. Raises `Damaged`, and FileNotFoundError."
+    return torch.load(io.BytesIO(read_checked(path)), weights_only=True)
+
 def load_state(
     path:str|Path,             # need not exist
     model:torch.nn.Module,
@@ -275,11 +281,10 @@ def load_state(
 )->tuple[int, list[dict], float]: # steps done, log, seconds
     "Go on where a training stopped: `model` and `opt` as they were; nothing if there is no file."
     if not Path(path).exists(): return 0, [], 0.
-    try: held = read_checked(path)
+    try: state = read_state(path)
     except Damaged as error:
         set_aside(path, error)
         return 0, [], 0.
-    state = torch.load(io.BytesIO(held), weights_only=True)
     model.load_state_dict(state['model'])
     opt.load_state_dict(state['opt'])
     return state['step'], state['log'], state['seconds']
