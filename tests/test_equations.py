@@ -10,7 +10,7 @@ from trmml.contrastive_fast import fast_nce_loss
 from trmml.distillation import distil, kd_loss, match_both
 from trmml.losses import asymmetric_loss, total_loss
 from trmml.prototypes import MemoryBank, Thresholds, agree, class_means, pseudo_labels, topk_pixels
-from trmml.regions import RegionDecoder, dual_logits, matching, pool_regions, region_maps
+from trmml.regions import DecoderLayers, RegionDecoder, dual_logits, matching, pool_regions, region_maps
 from trmml.regions_fast import FastRegionDecoder
 
 B, C, D, H, W = 3, 4, 5, 2, 3
@@ -163,3 +163,16 @@ def test_equation_15():
     q, r, kd, nce = 1.25, .5, 3., 7.
     same(total_loss(*map(torch.tensor, (q, r, kd, nce)))['total'], q + r + .05*kd + .01*nce)                 # as printed
     same(total_loss(*map(torch.tensor, (q, r, kd, nce)), 2., .5, .25)['total'], q + 2*r + .5*kd + .25*nce)
+
+
+def test_parts_of_the_regions():
+    "What is 16 bits becomes float32 before it is divided; the width of the MLP; from which sum a region counts as empty."
+    F, G = torch.randn(2, 3, 8).bfloat16(), torch.randn(2, 3, 8)
+    got = dual_logits(F, *G)
+    assert got.dtype == torch.float32 and torch.equal(got, dual_logits(F.float(), *G))
+    widths = [DecoderLayers(8, **given).mlp[0].out_features for given in ({}, dict(hidden=5))]
+    assert widths == [32, 5]
+    R, f = torch.zeros(1, 1, 2, 2), torch.ones(1, 3, 2, 2)
+    for total, mean in (1.2e-6, 1.), (5e-7, .5), (0., 0.):
+        R[..., 0, 0] = total
+        assert torch.allclose(pool_regions(R, f), torch.full((1, 1, 3), mean), rtol=1e-5)

@@ -813,3 +813,17 @@ def test_parts_of_the_contrast():
         with pytest.raises(ValueError, match='expected'): nce_loss(*bad)
     p = FastProjector(D)
     assert [tuple(m.weight.shape) for m in p.mlp if isinstance(m, nn.Linear)] == [(16, 8), (16, 16), (16, 16)]
+
+
+def test_dropout_draws_by_seed_and_step(clip):
+    "The step that the learner passes reaches what dropout draws; without a batch it is the first."
+    x, y = batch_of()
+    m = Watched(clip, n_ctx=2, dropout=.5).train()
+    with torch.no_grad():
+        for k, p in m.named_parameters():
+            if k.startswith('decoder.mlp'): p += lively(k, p.shape).to(p)
+    state = {k: v.clone() for k, v in m.state_dict().items()}
+    def total(*batch):
+        m.load_state_dict(state)
+        return TRMML.loss(m, x, y, *batch)['total'].item()
+    assert total(Batch(step=3)) == total(Batch(step=3)) != total(Batch(step=4)) and total(Batch(step=0)) == total() != total(Batch(step=4))
