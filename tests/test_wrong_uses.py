@@ -218,7 +218,7 @@ PREDICT = [
     ('result has an empty name', lambda r: ('predict', r/'model', r/'photos', '--out', ''), 'is empty', 2),
     ('result of complete is a folder', lambda r: ('complete', r/'model', r/'labels.csv', '--photos', r/'photos', '--out', r), 'is a folder', 2),
     ('photos is a variable that is not set', lambda r: ('predict', r/'model', ''), 'name is empty', 2),
-    ('photos lie elsewhere', lambda r: ('predict', r/'model', lone(r)), 'give the folder they are in as photos', 2),
+    ('photos lie elsewhere', lambda r: ('predict', r/'model', lone(r)), 'or name the folder they are in: --images', 2),
     ('complete without the folder', lambda r: ('complete', r/'model', lone(r)), 'give the folder they are in as photos', 2),
     ('explain a folder', lambda r: ('explain', r/'model', r/'photos'), 'which is a folder', 2),
     ('no such device', lambda r: ('predict', r/'model', r/'photos', '--device', 'gpu'), "device='gpu'", 2),
@@ -236,6 +236,17 @@ PREDICT = [
 def test_other_commands(place, capsys, name, args, words, want):
     code, out, err = trmml_says(capsys, *args(place))
     assert code == want and words in err and out == '' and 'Traceback' not in err
+
+
+def test_photos_of_a_table_elsewhere(place, capsys, tmp_path):
+    "With --images their folder is named: on the way to standard output, and to a file."
+    table = tmp_path/'few.csv'
+    names = sorted(p.name for p in (place/'photos').iterdir())[:2]
+    table.write_text('\n'.join(['image', *names]))
+    one = 'predict', place/'model', table, '--images', place/'photos', '--quiet'
+    code, out, _ = trmml_says(capsys, *one)
+    assert code == 0 and [line.split(',')[0] for line in out.splitlines()[1:]] == names
+    assert trmml_says(capsys, *one, '--out', tmp_path/'p.csv')[0] == 0 and (tmp_path/'p.csv').read_text() == out
 
 
 PYTHON = [   # name, what is done with a table, its photos and a saved model; words of the message
