@@ -35,6 +35,7 @@ COLUMNS = ['module', 'source', 'seed', 'line', 'kind', 'before', 'after', 'outco
 WHOLE = ['tests/test_whole.py', 'tests/test_equations.py']
 TESTS = {   # module or package -> tests of its own, beside its notebook
     'labels': ['tests/test_labels.py'],
+    'train.losses': ['tests/test_losses.py'],
     'metrics': ['tests/test_metrics.py'],
     'regions': WHOLE, 'regions_fast': WHOLE, 'contrastive_fast': WHOLE, 'losses': WHOLE, 'train.learner': WHOLE, 'train.method': WHOLE,
     'distillation': [*WHOLE, 'tests/test_readings.py'],
@@ -62,6 +63,13 @@ EQUIVALENT = {   # (module, before, after) -> why it makes no difference
     ('labels', 'np.random.RandomState(seed).random_sample(Y.shape) < known',
      'np.random.RandomState(seed).random_sample(Y.shape) <= known'): 'no number drawn is equal to a ratio',
     ('labels', "'stable'", "'stable_'"): 'NumPy reads the first letter',
+    ('labels', '.12', '0.24'): 'a colour', ('labels', '.70', '1.4'): 'a colour',
+    ('regions', '-2', '2'): 'an axis of four, counted from the other end',
+    ('model', '-1', '1'): 'the last axis of two',
+    ('model', 'normalize(v, dim=-1)', 'normalize(v)'): 'v has two axes',
+    ('model', 'not (model.training and model.dropout)', 'False'): 'random numbers are put aside where none is drawn',
+    ('prototypes', '-2', '2'): 'an axis counted from the other end', ('prototypes', '-1', '1'): 'the last axis of two',
+    ('train.losses', '6', '7'): 'digits of a product that is rounded against 1e-17', ('train.losses', 'min(epoch, 1)', 'min(1, epoch)'): 'the same of two integers',
     ('metrics', 'torch.arange(N, device=s.device)', 'torch.arange(N)'): 'on a CPU; on a GPU tests/test_cuda.py',
     ('metrics', '-1', '1'): 'the last axis of two',
     ('metrics', 's.topk(min(top, s.shape[1]), dim=1)', 's.topk(min(top, s.shape[1]))'): 'the last axis of two',

@@ -121,3 +121,25 @@ def test_pictures_of_labels():
     most = ['a', 'b'][counts['positives'][:, -1].argmax()]
     assert axs[2].get_yticklabels()[0].get_text() == most
     plt.close(fig)
+
+
+def test_the_default_draw_is_uniform():
+    "One number an entry, the largest of a row's positives: not the draw of the ROLE code, which moves on by shuffles."
+    Y = np.where(np.random.RandomState(3).rand(40, 6) < .5, 1, -1)
+    u = np.random.RandomState(5).random_sample(Y.shape)
+    want = [[int(y == 1 and x == max(np.where(row == 1, d, -1))) for y, x in zip(row, d)] for row, d in zip(Y, u)]
+    assert single_positive(Y, 5).tolist() == want != single_positive(Y, 5, 'role').tolist()
+
+
+def test_counts_by_ratio_are_those_of_seed_0():
+    "The name of the index; the seed; the order of the map, by the last ratio."
+    Y = np.where(np.random.RandomState(1).rand(60, 5) < .5, 1, -1)
+    assert statistics(Y).index.name == 'class' == statistics(Y, list('abcde')).index.name
+    for kind, found in ratio_counts(Y, (.3, .9)).items(): assert np.array_equal(found[:, 0], statistics(partial(Y, .3, 0))[kind])
+    few = dict(positives=np.array([[9, 1], [5, 7], [1, 3]]), negatives=np.zeros((3, 2)), unknown=np.zeros((3, 2)))
+    import matplotlib
+    matplotlib.use('agg')
+    from matplotlib import pyplot as plt
+    axs = plt.subplots(1, 3)[1]
+    show_ratios(few, axs, list('abc'), (.1, .9))
+    assert [t.get_text() for t in axs[0].get_yticklabels()] == ['b', 'c', 'a']
