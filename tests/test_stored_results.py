@@ -28,7 +28,7 @@ def test_the_first_output_is_the_stored_result_of_today(name):
 @pytest.mark.parametrize('name', ['table1', 'table2'])
 def test_later_methods_are_shown_as_they_are_stored(name):
     [cell] = [c for c in nbformat.read(ROOT/'nbs'/f'{name}.ipynb', 4).cells if c.source == f"Markdown(since.section('{name}', name))"]
-    assert ''.join(cell.outputs[0].data['text/markdown']) == since.section(name), 'the files say something else today: run the cell'
+    assert ''.join(cell.outputs[0].data['text/markdown']) == since.section(name), 'the files say something else today: python .ci/later_rows.py'
 
 
 def test_the_first_lines_of_a_reading(tmp_path):

@@ -88,8 +88,9 @@ def section(
     "The stored table of later methods with what it says, or how to make it."
     folder = project_root()/'results'/'tables' if folder is None else Path(folder)
     paths = [folder/f'since-{table}-{dataset}{end}.md' for end in ('', '-reading')]
+    later = ', '.join(title(m) for m in SINCE)
+    if dataset != 'doodles': return f"{later}: rows by `-y 'methods: [NAME, trmml]'`."
     if not all(p.is_file() for p in paths):
-        later = ', '.join(title(m) for m in SINCE)
         return f'{later}: not run yet on {dataset}. `{COMMAND}` makes this table.'
     return '\n\n'.join(p.read_text(encoding='utf-8').strip() for p in paths)
 
