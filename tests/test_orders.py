@@ -204,6 +204,25 @@ def test_dualcoop_reproduced(clip):
     assert log[-1]['valid_map_average'] == pytest.approx(mean_ap(predict(m, store), y)) and log[-1]['valid_map'] == pytest.approx(mean_ap(predict(plain, store), y), abs=1e-6)
 
 
+def contested(a, omega, form):
+    "Shares of the classes at each position, by exponentials; the best class's own similarity sharpens them."
+    e = (omega*a.max(1, keepdim=True)[0]*a).exp(); s = e/e.sum(1, keepdim=True)
+    return dict(norm=s/s.max(1, keepdim=True)[0], add=1 + s, none=torch.ones_like(s))[form]
+
+
+@pytest.mark.parametrize('form', ['norm', 'add', 'none'])
+def test_dualcoop_plus(clip, form):
+    "The evidential prompt weights positions for both signs; classes compete for positive votes before they are summed, with gradient; a sum over all labels."
+    def restate(m, f, y, now):
+        u, k = f.dense.flatten(2).mT, clip.logit_scale; a, b, e = (cosines(u, g).mT for g in (*prompted(clip, m.prompts.ctx), prompted(clip, m.evidence.ctx)[0]))
+        g, scale = (m.log_spatial.exp()*e).softmax(-1), math.exp(3)/100*k
+        return .02*asl((scale*g*contested(a, 2*k, form)*a).sum(-1) - (scale*g*b).sum(-1), y, 1e-8).sum()
+    m = create('dualcoop-plus', clip, NAMES, n_ctx=3, epochs=3, batch=4, lr=.5, wta=form)
+    with torch.no_grad():                                                       # prompts that differ from each other, so that classes win and lose
+        for p in m.prompts.ctx, m.evidence.ctx: p.mul_(20)
+    beside(m, features(6, clip.d), known(6), restate, sgd, lambda k, p, now: dict(lr=cosine(.5, now), l2=5e-4), most=1)
+
+
 @pytest.mark.parametrize('name', ['scpnet-frozen', 'hspnet-frozen'])
 def test_an_average_of_its_own_is_not_averaged_again(clip, name):
     with pytest.raises(TypeError, match="averages its weights itself: use 'decay' instead of 'average'"): create(name, clip, NAMES, average=.9)

@@ -26,6 +26,7 @@ from trmml.train import TensorStore, fit, optimizer, predict, save_checkpoint
 from trmml.train.method import Batch, count_parameters
 from trmml.methods import METHODS, OFFICIAL, TITLES, IMAGENET_METHODS, arguments, check_inputs, create, find
 from trmml.methods.dualcoop import DualCoOp, DualCoOpMean, DualCoOpTaI, position_shift
+from trmml.methods.dualcoop_plus import WTA, DualCoOpPlus, evidence_logits, winners
 from trmml.methods.hspnet import FAMILIES, HSPNet, family, kept, usual_family
 from trmml.methods.averaging import cycle as one_cycle
 from trmml.methods.class_graph import adjacency, calibration
@@ -116,6 +117,7 @@ def test_sizes_of_prompts(rn101, rn50):
     assert learnable(DualCoOp(rn101, many(80), class_specific=False)) == 16_384 == learnable(TaIDPT(rn50, many(80)))
     assert learnable(DualCoOpTaI(rn101, many(80))) == 1_310_720 + 2
     assert learnable(DualCoOpMean(rn101, many(80))) == 1_310_720 + 1
+    assert learnable(DualCoOpPlus(rn101, many(80))) == 80*3*21*512 + 1 and learnable(DualCoOpPlus(rn101, many(80), class_specific=False)) == 3*21*512 + 1
 
 
 def test_sizes_of_scpnet(rn101, rn50):
@@ -139,7 +141,7 @@ def test_sizes_of_hspnet(rn50):
 def test_numbers_of_positions(rn101, rn50, clip):
     assert position_shift(rn101, 14, 14).shape == (197, 512)
     f = torch.randn(1, 128, 14, 14)
-    assert DualCoOp(clip, NAMES).positions(f).shape[1] == 197 and DualCoOpTaI(clip, NAMES).positions(f).shape[1] == 196
+    assert DualCoOp(clip, NAMES).positions(f).shape[1] == 197 and DualCoOpTaI(clip, NAMES).positions(f).shape[1] == DualCoOpPlus(clip, NAMES).positions(f).shape[1] == 196
     visual, x = rn50.model.visual, torch.zeros(1, 3, 224, 224, device='meta')
     assert trmml.clip.dense_features(visual.attnpool, trmml.clip.feature_map(visual, x)).flatten(2).shape == (1, 1024, 49)
     assert TaIDPT(clip, NAMES).grained(torch.randn(1, 3, 224, 224))[2].shape == (1, 6, 49)
@@ -147,11 +149,78 @@ def test_numbers_of_positions(rn101, rn50, clip):
 
 # ---- 4: equal prompts
 
-@pytest.mark.parametrize('kind', [DualCoOp, DualCoOpTaI, DualCoOpMean])
+@pytest.mark.parametrize('kind', [DualCoOp, DualCoOpTaI, DualCoOpMean])   # not DualCoOp++, whose positive votes are turned down
 def test_equal_prompts_cannot_decide(kind, clip):
     method = kind(clip, NAMES)
     with torch.no_grad(): method.prompts.ctx[1] = method.prompts.ctx[0]
     torch.testing.assert_close(method.eval().scores(torch.randn(2, 3, 64, 64)), torch.full((2, 6), .5))
+
+
+# ---- DualCoOp++: evidence and the winner that takes all
+
+def slow_plus(u, G, kappa, scale, omega, form):
+    "(B, C) logits in loops over images, classes and positions, in double precision."
+    unit = lambda v: v/np.linalg.norm(v); out = np.zeros((len(u), G.shape[1]))
+    for i, positions in enumerate(u):
+        a, b, e = (np.array([[unit(x) @ unit(t) for x in positions] for t in g]) for g in G)                 # (C, n) each
+        for c in range(G.shape[1]):
+            look = np.exp(kappa*e[c]); look /= look.sum()
+            for n in range(len(positions)):
+                rival = np.exp(omega*a[:, n].max()*a[:, n]); share = rival/rival.sum()
+                vote = {'norm': share[c]/share.max(), 'add': 1 + share[c], 'none': 1}[form]
+                out[i, c] += scale*look[n]*(vote*a[c, n] - b[c, n])
+    return out
+
+
+@pytest.mark.parametrize('form', WTA)
+def test_dualcoop_plus_in_loops(form):
+    g = torch.Generator().manual_seed(0); u, G = torch.randn(3, 7, 5, generator=g), torch.randn(3, 4, 5, generator=g)
+    pos, neg, w = evidence_logits(normalize(u, dim=-1), G, 20., 19., 8., form)
+    np.testing.assert_allclose(pos - neg, slow_plus(u.double().numpy(), G.double().numpy(), 20., 19., 8., form), rtol=2e-4, atol=2e-4)
+    assert_close(w.sum(-1), torch.ones(3, 4))
+
+
+def test_only_one_class_keeps_its_vote():
+    "The most similar class keeps all of it, one as similar half of a share, one far away nothing; classes at other positions do not matter."
+    a = torch.tensor([[.3, .3, .1], [.1, .2, .3], [.1, .1, .2]])[None]                                       # (1, C = 3, n = 3)
+    w = winners(a, 400.); assert_close(w[0, :, 0], torch.tensor([1., math.exp(400*.3*-.2), math.exp(400*.3*-.2)])); assert w.max(1).values.eq(1).all()
+    assert_close(w[..., 1:], winners(a[..., 1:], 400.)); assert_close(winners(a, 400., 'add').sum(1), torch.full((1, 3), 4.)); assert winners(a, 1., 'none').eq(1).all()
+    assert w[0, 1, 1] > w[0, 2, 1]                                                                           # a closer loser keeps more
+
+
+def test_classes_compete_in_training_and_in_scoring(clip):
+    "As in the trainer: one forward pass for both."
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)); out = {}
+    for form in WTA:
+        m = create('dualcoop-plus', clip, NAMES, wta=form, wta_sharpness=20.)
+        with torch.no_grad(): m.prompts.ctx.mul_(20); out[form] = m.train().scores(x), m.eval().scores(x)
+        assert_close(*out[form], atol=1e-5, rtol=1e-4)
+    for a, b in (('norm', 'add'), ('norm', 'none'), ('add', 'none')):
+        for i in 0, 1: assert (out[a][i] - out[b][i]).abs().max() > 1e-3, (a, b, i)
+
+
+PLUS = dict(n_ctx=3, class_specific=False, spatial=1., sharpness=1., wta='add', wta_sharpness=9., loss_w=1., gamma_pos=0., gamma_neg=0., shift=0., seed=5, unknown='negative', loss='bce')
+
+
+@pytest.mark.parametrize('name', PLUS)
+def test_each_option_of_dualcoop_plus_has_an_effect(name, clip):
+    x, y = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([[1, 0, -1]*2, [-1, 1, 0]*2], dtype=torch.int8)
+    def grown(**how):
+        m = create('dualcoop-plus', clip, NAMES, **how)
+        with torch.no_grad(): m.prompts.ctx.mul_(20); m.evidence.ctx.mul_(20)
+        return m.loss(x, y)['total'].item()
+    assert grown() == grown() and abs(grown(**{name: PLUS[name]}) - grown()) > 1e-4*abs(grown())
+
+
+def test_evidence_and_decision_are_prompts_of_their_own(clip):
+    "Three draws; the map moves with the evidential prompts alone, and the temperature of the map is learned."
+    m = create('dualcoop-plus', clip, NAMES).eval(); x = torch.randn(2, 3, 64, 64); R, s = m.regions(x), m.scores(x)
+    draws = torch.cat([m.prompts.ctx, m.evidence.ctx]).flatten(1).detach(); assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < .05
+    assert_close(R.flatten(2).sum(-1), torch.ones(2, 6))
+    with torch.no_grad(): m.prompts.ctx.mul_(20)
+    m.train().eval(); assert torch.equal(m.regions(x), R) and not torch.allclose(m.scores(x), s, atol=1e-4)
+    with torch.no_grad(): m.evidence.ctx.mul_(20)
+    m.train().eval(); assert not torch.allclose(m.regions(x), R, atol=1e-4) and m.log_spatial.requires_grad
 
 
 # ---- 5, 6: graphs and families
@@ -541,7 +610,8 @@ WRONG_SETTINGS = [   # of which methods, a value that is wrong, what will do
     ('trmml', dict(topk=2.5), 'from 1'), ('trmml', dict(warmup=25), 'from 0 to 1'), ('trmml', dict(n_ctx=0), 'from 1'), ('trmml', dict(tau_nce=0), 'above 0'),
     ('trmml', dict(kind='tanh'), "'sigmoid', 'softmax'"), ('trmml', dict(alpha='1'), 'from 0'), ('dualcoop', dict(n_ctx=True), 'from 1'), ('dualcoop', dict(loss_w=0.), 'above 0'),
     ('dualcoop', dict(class_specific='no'), 'True, False'), ('dualcoop', dict(spatial=-1.), 'from 0'), ('dualcoop-tai', dict(spatial=0.), 'above 0'),
-    ('dualcoop-mean', dict(spatial=-1.), 'from 0'), ('dualcoop', dict(sharpness=float('inf')), 'above 0'), ('dualcoop', dict(shift=1.5), 'below 1')]
+    ('dualcoop-plus', dict(spatial=0.), 'above 0'), ('dualcoop-plus', dict(wta='all'), "'norm', 'add', 'none'"), ('dualcoop-plus', dict(wta_sharpness=-2.), 'above 0'),
+    ('dualcoop-plus', dict(wta_sharpness=True), 'above 0'), ('dualcoop-mean', dict(spatial=-1.), 'from 0'), ('dualcoop', dict(sharpness=float('inf')), 'above 0'), ('dualcoop', dict(shift=1.5), 'below 1')]
 
 
 @pytest.mark.parametrize('name, wrong, words', WRONG_SETTINGS, ids=[f'{n} {w}' for n, w, _ in WRONG_SETTINGS])
@@ -726,6 +796,7 @@ def test_defaults_are_the_official_ones():
     scale = lambda name, a: round(100*arguments(name)['default'][a], 1)
     assert (scale('dualcoop', 'spatial'), scale('dualcoop', 'sharpness')) == (20., 100.)
     assert (scale('dualcoop-tai', 'spatial'), scale('dualcoop-tai', 'sharpness')) == (20.1, 49.9)
+    assert (scale('dualcoop-plus', 'spatial'), scale('dualcoop-plus', 'sharpness'), scale('dualcoop-plus', 'wta_sharpness')) == (20.1, 20.1, 200.)
     assert (scale('taidpt', 'scale'), scale('taidpt', 'kappa'), scale('taidpt', 'kappa_test')) == (4., 50., 40.)
     assert (scale('scpnet', 'sharpness'), scale('hspnet', 'sharpness')) == (10., 10.)
 

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 
 from trmml.report import results as stored
+from trmml.report import since
 
 ROOT = Path(__file__).resolve().parents[1]
-STUDIES = ['asking', 'best_epoch', 'calibration', 'complete', 'doubt', 'formats', 'losses', 'pooling_order', 'predict_speed', 'small_tables', 'teachers']
+STUDIES = ['asking', 'best_epoch', 'calibration', 'complete', 'doubt', 'formats', 'losses', 'pooling_order', 'predict_speed', 'since', 'small_tables', 'teachers']
 SHOWN = [f'table{k}' for k in range(1, 7)] + ['figure4'] + [f'studies/{n}' for n in STUDIES]
 
 
@@ -22,6 +23,12 @@ def test_the_first_output_is_the_stored_result_of_today(name):
     exec('\n'.join(before), space)
     said = eval(last, space).data
     assert 'Stored result' in said and ''.join(first.outputs[0].data['text/markdown']) == said, 'the files say something else today: run the notebook'
+
+
+@pytest.mark.parametrize('name', ['table1', 'table2'])
+def test_later_methods_are_shown_as_they_are_stored(name):
+    [cell] = [c for c in nbformat.read(ROOT/'nbs'/f'{name}.ipynb', 4).cells if c.source == f"Markdown(since.section('{name}', name))"]
+    assert ''.join(cell.outputs[0].data['text/markdown']) == since.section(name), 'the files say something else today: python .ci/later_rows.py'
 
 
 def test_the_first_lines_of_a_reading(tmp_path):

@@ -34,6 +34,21 @@ OFFICIAL = {   # method: {our argument: (official option, official value)}
         batch=('DATALOADER.TRAIN_X.BATCH_SIZE', '64')),
 }
 
+# %% ../../nbs/methods/12_official.ipynb #146d475c
+OFFICIAL |= {
+    'dualcoop-plus': dict(
+        n_ctx=('TRAINER.Caption.N_CTX', '21'),
+        class_specific=('TRAINER.Caption.CSC', 'True'),
+        spatial=('no option', 'exp(3.0), trained'),
+        sharpness=('no option', 'exp(3.0)'),
+        wta=('--mode', 'pos_norm COCO; pos200 VOC, NUS-WIDE'),
+        wta_sharpness=('no option', '200'),
+        loss_w=('no option', '.02'),
+        lr=('OPTIM.LR', '.005'),
+        epochs=('OPTIM.MAX_EPOCH', '50'),
+        batch=('DATALOADER.TRAIN_X.BATCH_SIZE', '64; NUS-WIDE 192')),
+}
+
 # %% ../../nbs/methods/12_official.ipynb #01fcecb9
 OFFICIAL |= {
     'coop': dict(

@@ -14,5 +14,5 @@ from .sentences import (below_zero_shot, claim, losses_said, order_pairs, order_
                                     pace, reading)
 from .statistics import (SETUPS, by_setup, closer_look, frame, gather, labelled, means,
                                      paired, spread, with_earlier)
-from .tables import (MARK, PRINTED, beside, caption, cell, file_name, latex, printed,
-                                 printed_setups, unsure, write)
+from .tables import (MARK, PRINTED, SINCE, beside, caption, cell, file_name, latex,
+                                 printed, printed_setups, unsure, write)

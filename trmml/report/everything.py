@@ -22,9 +22,10 @@ PARTIAL = ['curriculum-frozen', 'partial-bce-frozen', 'ssgrl-frozen', 'mlgcn-fro
            'sarb-frozen', 'taidpt', 'taiadapter', 'taiadapter+dualcoop']
 SINGLE = ['lsan-frozen', 'role-frozen', 'largeloss-frozen', 'hill-frozen', 'splc-frozen']
 PLAN = {   # notebook in nbs/ -> parameters that differ from its defaults
-    'studies/choices': {}, 'studies/choices_imagenet': {}, 'studies/readings': {},
+    'studies/choices': {}, 'studies/choices_imagenet': {}, 'studies/choices_since': {},
+    'studies/readings': {},
     'table1': dict(methods=[*PEERS, *PARTIAL, 'trmml']),
-    'table2': dict(methods=[*PEERS, *SINGLE, 'trmml']),
+    'table2': dict(methods=[*PEERS, *SINGLE, 'trmml']), 'studies/since': {},
     'figure4': {}, 'table4': {}, 'table3': {}, 'table6': {}, 'table5': {},
     'studies/views': {}, 'studies/complete': {}, 'studies/losses': {},
     'studies/precision': {}, 'studies/as_published': {}, 'studies/pooling_order': {},

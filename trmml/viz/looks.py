@@ -26,7 +26,7 @@ PEERS = {name: dict(color=color, marker=marker, ls=dashes) for name, color, mark
     ('taidpt+trmml', '#332288', 'o', '--'), ('taiadapter', '#E69F00', '<', '-.'),
     ('taiadapter+dualcoop', '#999933', 's', (0, (5, 1, 1, 1))), ('coop', '#8C6D1F', 'X', '-.'),
     ('hspnet', '#117733', 'P', '-.'), ('dualcoop-mean', '#88CCEE', 'x', '-.'),
-    ('dualcoop-tai', '#0099AA', '^', '--'),
+    ('dualcoop-tai', '#0099AA', '^', '--'), ('dualcoop-plus', '#1A3A8F', 'D', '--'),
     ('trmml-moved', '#661100', 'p', '-'), ('curriculum', '#44AA99', '>', '--'),
     ('partial-bce', '#DDCC77', 'h', '-.'), ('ssgrl', '#CC6677', '*', '--'),
     ('mlgcn', '#AA4499', 'd', '-.'), ('sst', '#6699CC', '8', '--'),
