@@ -20,6 +20,9 @@ METHODS = {   # name: (module:class, settings that belong to the name)
     'dualcoop-tai': ('trmml.methods.dualcoop:DualCoOpTaI', {}),
     'dualcoop-reproduced': ('trmml.methods.dualcoop:DualCoOpReproduced', {}),
     'dualcoop-mean': ('trmml.methods.dualcoop:DualCoOpMean', {}),
+    'positivecoop': ('trmml.methods.positivecoop:PositiveCoOp', {}),
+    'negativecoop': ('trmml.methods.positivecoop:NegativeCoOp', {}),
+    'vision-only': ('trmml.methods.positivecoop:VisionOnly', {}),
     'coop': ('trmml.methods.coop:CoOp', {}),
     'taidpt': ('trmml.methods.taidpt:TaIDPT', {}),
     'taidpt+dualcoop': ('trmml.methods.ensemble:Ensemble',
@@ -34,6 +37,8 @@ METHODS = {   # name: (module:class, settings that belong to the name)
                             dict(text='taiadapter', image='dualcoop')),
     'zeroshot': ('trmml.methods.zeroshot:ZeroShot', {}),
     'zeroshot-dense': ('trmml.methods.zeroshot:ZeroShot', dict(dense=True)),
+    'zeroshot-sum': ('trmml.methods.sparc:StandardisedSum', {}),
+    'sparc': ('trmml.methods.sparc:SPARC', {}),
 }
 
 # %% ../../nbs/methods/00_registry.ipynb #89ed73b3
@@ -45,6 +50,9 @@ TITLES = {
     'dualcoop-tai': 'DualCoOp (TaI-DPT\'s re-run)',
     'dualcoop-reproduced': 'DualCoOp (reproduced)',
     'dualcoop-mean': 'DualCoOp without a softmax (our variant)',
+    'positivecoop': 'PositiveCoOp',
+    'negativecoop': 'NegativeCoOp',
+    'vision-only': 'vision-only (PositiveCoOp\'s baseline)',
     'coop': 'CoOp (our variant)',
     'taidpt': 'TaI-DPT',
     'taidpt+dualcoop': 'TaI-DPT + DualCoOp',
@@ -57,6 +65,8 @@ TITLES = {
     'taiadapter+dualcoop': 'TaI-Adapter (our reading) + DualCoOp',
     'zeroshot': 'zero-shot CLIP, pooled',
     'zeroshot-dense': 'zero-shot CLIP, dense',
+    'zeroshot-sum': 'zero-shot CLIP, pooled + dense, standardised',
+    'sparc': 'SPARC',
 }
 
 # %% ../../nbs/methods/00_registry.ipynb #32b1fb46
