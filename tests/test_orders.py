@@ -155,18 +155,45 @@ def asl(z, y, eps, unknown=0, gammas=(1, 2)):
 
 # ---- DualCoOp, its two other forms, CoOp
 
+def all_tokens(clip, x):
+    "(B, 1 + n, d): the mean token and the grid with positional embedding, through both projections of the attention pool."
+    pool, visual = clip.model.visual.attnpool, clip.model.visual
+    with torch.no_grad():
+        f = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(x))))).flatten(2).mT
+        return pool.c_proj(pool.v_proj(torch.cat([f.mean(1, keepdim=True), f], 1) + pool.positional_embedding))
+
+
+def votes_at_all_positions(clip, x, G):
+    u, k = all_tokens(clip, x), clip.logit_scale; a, b = (cosines(u, g).mT for g in G)     # (B, C, 1 + n)
+    w = (.2*k*a).softmax(-1); return (k*(w*a)).sum(-1) - (k*(w*b)).sum(-1)
+
+
 def test_dualcoop(clip):
     "The mean token, the positional embedding, both projections, then unit length; one softmax for both prompts; a weighted sum."
-    pool, visual, k = clip.model.visual.attnpool, clip.model.visual, clip.logit_scale
-    def restate(m, x, y, now):
-        with torch.no_grad():
-            f = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(x))))).flatten(2).mT
-            u = pool.c_proj(pool.v_proj(torch.cat([f.mean(1, keepdim=True), f], 1) + pool.positional_embedding))
-        G = prompted(clip, m.prompts.ctx); a, b = (cosines(u, g).mT for g in G)            # (B, C, 1 + n)
-        w = (.2*k*a).softmax(-1); z = (k*(w*a)).sum(-1) - (k*(w*b)).sum(-1)
-        return .03*asl(z, y, 1e-6).sum()
+    def restate(m, x, y, now): return .03*asl(votes_at_all_positions(clip, x, prompted(clip, m.prompts.ctx)), y, 1e-6).sum()
     m = create('dualcoop', clip, NAMES, n_ctx=3, epochs=3, batch=4, lr=.5)
     beside(m, Given(images(6, 128)), known(6), restate, sgd, lambda k, p, now: dict(lr=cosine(.5, now), l2=5e-4), most=1)
+
+
+def warmed_up(lr, now): return .005 if now.epoch == 0 else lr*(1 + math.cos(math.pi*(now.epoch - 1)/now.epochs))/2
+
+
+@pytest.mark.parametrize('name', ['positivecoop', 'negativecoop'])
+def test_one_prompt(clip, name):
+    "A vector is added to the text feature before it is brought to unit length, the other side is a vector; prompts have a hundredth of the rate, and all the same one in the first epoch."
+    def restate(m, x, y, now):
+        G = [prompted(clip, m.prompts.ctx)[0] + m.added, m.free]
+        return .03*asl(votes_at_all_positions(clip, x, G if name == 'positivecoop' else G[::-1]), y, 1e-6).sum()
+    m = create(name, clip, NAMES, n_ctx=3, epochs=3, batch=4, lr=.5)
+    beside(m, Given(images(6, 128)), known(6), restate, sgd, lambda k, p, now: dict(lr=warmed_up(.005 if 'ctx' in k else .5, now)), most=1)
+
+
+def test_without_text(clip):
+    "Positions as they are, not of unit length; each of two outputs per class is pooled by its own softmax, the second is presence."
+    def restate(m, x, y, now):
+        o = (all_tokens(clip, x)/50 @ m.layer.weight.T + m.layer.bias).mT; z = 5*(o.softmax(-1)*o).sum(-1); return .03*asl(z[:, 4:] - z[:, :4], y, 1e-6).sum()
+    m = create('vision-only', clip, NAMES, unit=50., epochs=3, batch=4, lr=.05)
+    beside(m, Given(images(6, 128)), known(6), restate, sgd, lambda k, p, now: dict(lr=warmed_up(.05, now)), most=1)
 
 
 def pixel_votes(m, f, spatial, sharpness):

@@ -6,6 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/methods/0_methods.ipynb #d4e72bf1
-from .registry import (IMAGENET_METHODS, METHODS, TITLES, check_inputs, create, find,
-                                    register)
+from .registry import (IMAGENET_METHODS, LATER_METHODS, METHODS, TITLES, check_inputs,
+                                    create, find, register)
 from .official import OFFICIAL, arguments, default

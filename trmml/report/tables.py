@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..files import project_root, write_whole
-from ..methods import TITLES
+from ..methods import LATER_METHODS, TITLES
 from .statistics import SETUPS, means, paired
 
 # %% ../../nbs/report/2b_tables.ipynb #4130423c
@@ -32,7 +32,7 @@ PRINTED |= VANILLA
 PRINTED |= {f'{m}-frozen': PRINTED[m] for m in ('scpnet', 'hspnet', *VANILLA)}
 
 # %% ../../nbs/report/2b_tables.ipynb #e864b7d2
-SINCE = ('dualcoop-plus',)   # in the order of their rows
+SINCE = tuple(LATER_METHODS)   # in the order of their rows
 
 # %% ../../nbs/report/2b_tables.ipynb #71f5a6da
 def printed(
