@@ -31,6 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS, TABLE = (ROOT/'results'/'tables'/f'mutations.{end}' for end in ('csv', 'md'))
+BEFORE = ROOT/'results'/'tables'/'mutations-before.csv'
 COLUMNS = ['module', 'source', 'seed', 'line', 'kind', 'before', 'after', 'outcome']
 WHOLE = ['tests/test_whole.py', 'tests/test_equations.py']
 TESTS = {   # module or package -> tests of its own, beside its notebook
@@ -270,16 +271,22 @@ def score(of):
     return sum(r['outcome'] != 'survived' for r in counted), len(counted)
 
 
+def before():
+    "Module -> what was noticed at an earlier commit, in words."
+    if not BEFORE.exists(): return {}
+    return {r['module']: f"{r['noticed']} of {r['places']} at {r['commit']} ({r['tests']})" for r in csv.DictReader(BEFORE.open(newline='', encoding='utf-8'))}
+
+
 def summary():
     "A line per module and seed, then what survived."
-    found, groups = rows(), {}
+    found, groups, earlier = rows(), {}, before()
     for r in found: groups.setdefault((r['module'], r['seed']), []).append(r)
-    lines = ['| module | seed | broken places | noticed | percent |', '|---|---:|---:|---:|---:|']
+    lines = ['| module | seed | broken places | noticed | percent | before |', '|---|---:|---:|---:|---:|---|']
     for r in found:
         if '.' in r['module']: groups.setdefault((r['module'].split('.')[0] + ', together', r['seed']), []).append(r)
     for (module, seed), of in sorted(groups.items()):
         good, n = score(of)
-        lines.append(f'| `{module}` | {seed} | {n} | {good} | {100*good/max(n, 1):.0f} |')
+        lines.append(f'| `{module}` | {seed} | {n} | {good} | {100*good/max(n, 1):.0f} | {earlier.get(module, "")} |')
     lines += ['', 'Not noticed:', '']
     for r in found:
         if r['outcome'] != 'survived': continue
