@@ -31,13 +31,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS, TABLE = (ROOT/'results'/'tables'/f'mutations.{end}' for end in ('csv', 'md'))
+BEFORE = ROOT/'results'/'tables'/'mutations-before.csv'
 COLUMNS = ['module', 'source', 'seed', 'line', 'kind', 'before', 'after', 'outcome']
 WHOLE = ['tests/test_whole.py', 'tests/test_equations.py']
 TESTS = {   # module or package -> tests of its own, beside its notebook
     'labels': ['tests/test_labels.py'],
     'train.losses': ['tests/test_losses.py'],
     'metrics': ['tests/test_metrics.py'],
-    'regions': WHOLE, 'regions_fast': WHOLE, 'contrastive_fast': WHOLE, 'losses': WHOLE, 'train.learner': WHOLE, 'train.method': WHOLE,
+    'regions': WHOLE, 'regions_fast': WHOLE, 'contrastive_fast': WHOLE, 'losses': WHOLE,
+    'train.learner': ['tests/test_method.py', 'tests/test_checkpoints.py', *WHOLE], 'train.method': ['tests/test_method.py', *WHOLE],
+    **dict.fromkeys(('train.schedules', 'train.averages', 'train.checkpoints'), ['tests/test_method.py', 'tests/test_checkpoints.py']),
     'distillation': [*WHOLE, 'tests/test_readings.py'],
     'prototypes': [*WHOLE, 'tests/test_banks.py'],
     'prototypes_fast': [*WHOLE, 'tests/test_banks.py'],
@@ -70,6 +73,12 @@ EQUIVALENT = {   # (module, before, after) -> why it makes no difference
     ('model', 'not (model.training and model.dropout)', 'False'): 'random numbers are put aside where none is drawn',
     ('prototypes', '-2', '2'): 'an axis counted from the other end', ('prototypes', '-1', '1'): 'the last axis of two',
     ('train.losses', '6', '7'): 'digits of a product that is rounded against 1e-17', ('train.losses', 'min(epoch, 1)', 'min(1, epoch)'): 'the same of two integers',
+    ('train.schedules', '0 < top >= step', '0 < top > step'): 'both sides say the same at the top',
+    ('train.averages', 'p.requires_grad', 'True'): 'the average of what does not change is what it is',
+    ('train.checkpoints', 'torch.load(held, map_location=method.clip.device, weights_only=True)', 'torch.load(held, map_location=method.clip.device)'): "PyTorch's default since 2.6",
+    ('train.checkpoints', 'torch.load(held, map_location=method.clip.device, weights_only=True)', 'torch.load(held, weights_only=True)'): 'on a CPU; on a GPU tests/test_cuda.py',
+    ('train.learner', 'device or method.clip.device', 'device and method.clip.device'): 'on a CPU; on a GPU tests/test_cuda.py',
+    ('train.learner', 'labels[batch.rows].to(device, non_blocking=True)', 'labels[batch.rows].to(device)'): 'time alone',
     ('metrics', 'torch.arange(N, device=s.device)', 'torch.arange(N)'): 'on a CPU; on a GPU tests/test_cuda.py',
     ('metrics', '-1', '1'): 'the last axis of two',
     ('metrics', 's.topk(min(top, s.shape[1]), dim=1)', 's.topk(min(top, s.shape[1]))'): 'the last axis of two',
@@ -264,20 +273,27 @@ def keep(row):
 
 def score(of):
     "(noticed, of how many), breaks that make no difference left out."
-    counted = [r for r in of if r['outcome'] != 'import' and (r['module'], r['before'], r['after']) not in EQUIVALENT]
+    makes_none = [r for r in of if r['outcome'] == 'survived' and (r['module'], r['before'], r['after']) in EQUIVALENT]
+    counted = [r for r in of if r['outcome'] != 'import' and r not in makes_none]
     return sum(r['outcome'] != 'survived' for r in counted), len(counted)
+
+
+def before():
+    "Module -> what was noticed at an earlier commit, in words."
+    if not BEFORE.exists(): return {}
+    return {r['module']: f"{r['noticed']} of {r['places']} at {r['commit']} ({r['tests']})" for r in csv.DictReader(BEFORE.open(newline='', encoding='utf-8'))}
 
 
 def summary():
     "A line per module and seed, then what survived."
-    found, groups = rows(), {}
+    found, groups, earlier = rows(), {}, before()
     for r in found: groups.setdefault((r['module'], r['seed']), []).append(r)
-    lines = ['| module | seed | broken places | noticed | percent |', '|---|---:|---:|---:|---:|']
+    lines = ['| module | seed | broken places | noticed | percent | before |', '|---|---:|---:|---:|---:|---|']
     for r in found:
         if '.' in r['module']: groups.setdefault((r['module'].split('.')[0] + ', together', r['seed']), []).append(r)
     for (module, seed), of in sorted(groups.items()):
         good, n = score(of)
-        lines.append(f'| `{module}` | {seed} | {n} | {good} | {100*good/max(n, 1):.0f} |')
+        lines.append(f'| `{module}` | {seed} | {n} | {good} | {100*good/max(n, 1):.0f} | {earlier.get(module, "")} |')
     lines += ['', 'Not noticed:', '']
     for r in found:
         if r['outcome'] != 'survived': continue
