@@ -94,6 +94,7 @@ def section(
         return f'{later}: not run yet on {dataset}. `{COMMAND}` makes this table.'
     return '\n\n'.join(p.read_text(encoding='utf-8').strip() for p in paths)
 
+# %% ../../nbs/report/4c_since.ipynb #5a1ce012
 def stored(
     dataset:str='doodles',  # a label of a data set, as in names of files
     folder:str|Path|None=None, # None: results/tables of the project
