@@ -3463,6 +3463,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'trmml.runs.perform.perform': ('runs/perform.html#perform', 'trmml/runs/perform.py'),
                                     'trmml.runs.perform.read_how': ('runs/perform.html#read_how', 'trmml/runs/perform.py'),
                                     'trmml.runs.perform.take_over': ('runs/perform.html#take_over', 'trmml/runs/perform.py'),
+                                    'trmml.runs.perform.takes_seed': ('runs/perform.html#takes_seed', 'trmml/runs/perform.py'),
                                     'trmml.runs.perform.tell_anew': ('runs/perform.html#tell_anew', 'trmml/runs/perform.py'),
                                     'trmml.runs.perform.trained': ('runs/perform.html#trained', 'trmml/runs/perform.py')},
             'trmml.runs.recipes': { 'trmml.runs.recipes.Line': ('runs/recipes.html#line', 'trmml/runs/recipes.py'),

@@ -116,12 +116,12 @@ def citations(
 def interval_of(
     t:pd.DataFrame,    # columns NAME_mean, NAME_std, NAME_seeds
     name:str='avg',    # of what
-)->pd.DataFrame:       # mean, half (of the interval; nan for one seed), seeds
+)->pd.DataFrame:       # mean, half (of the interval; nan for one seed), seeds, where ('': all)
     "Means with their 95 % t-intervals over seeds; nothing of an empty table."
-    if t.empty: return pd.DataFrame(columns=['mean', 'half', 'seeds'])
+    if t.empty: return pd.DataFrame(columns=['mean', 'half', 'seeds', 'where'])
     n = t[f'{name}_seeds']
     half = student.ppf(.975, (n - 1).where(n > 1))*t[f'{name}_std']/n.pow(.5)
-    return pd.DataFrame(dict(mean=t[f'{name}_mean'], half=half, seeds=n))
+    return pd.DataFrame(dict(mean=t[f'{name}_mean'], half=half, seeds=n, where=''))
 
 def stored_table(
     name:str,              # of a file in tables/, without .csv
@@ -153,7 +153,7 @@ def own_runs(
 def table_of(
     df:pd.DataFrame, # as from `own_runs`
     columns:list,    # of the table: ratios in percent, or setups
-)->pd.DataFrame:     # as from `interval_of`, and where: '', or the columns that were run
+)->pd.DataFrame:     # as from `interval_of`; where: '', or the columns that were run
     "Means of runs over all columns of a table, or over those that were run."
     found = {}
     for m, own in df.groupby('method', sort=False) if len(df) else ():
@@ -237,7 +237,7 @@ def measured(
     "A mean with its interval and the number of seeds; without a rank where columns are missing."
     if method not in t.index: return Cell(blank)
     row = t.loc[method]
-    where, n = row.get('where') or '', int(row.seeds)
+    where, n = row['where'], int(row.seeds)
     half = '' if pd.isna(row.half) else f' ± {row.half:.1f}'
     text = f'{row["mean"]:.1f}{half} ({n}){where and " " + where}'
     return Cell(text, None if where else round(float(row['mean']), 4), f'n = {n} seeds')
