@@ -527,7 +527,7 @@ def test_class_without_a_positive_in_test_is_skipped_and_named(world, tmp_path):
 
 FLIPPED = dict(dataset='elsewhere', method='dualcoop', known=.25, seed=1, protocol='single', settings=(('lr', 1e-3),), backbone='RN50',
                weights='other', image_size=32, difficult='skip', held_out=.25, views=2, data=(('prompts', 'raw'),), features='int8',
-               interpolation='bilinear')
+               interpolation='bilinear', noise=(('share', .4),))
 ELSEWHERE = {'method', 'settings'}   # of the method, or of the key alone: nothing that is read depends on them
 
 
@@ -558,6 +558,13 @@ def read_all(r, seen):
     x = runs.inputs(r, Path('root'), 'cpu')
     train, test = x.train, x.test
     return repr((seen, train.known.tolist(), train.truth.tolist(), len(train.store), len(test.store)))
+
+
+def test_a_run_without_noise_has_the_key_of_before():
+    "Keys of stored results, as they were before a run had noise."
+    assert [Run('doodles', 'trmml', .1).key, Run('voc2007', 'dualcoop', .5, 2, backbone='RN101').key] == ['ff4fb072d90bd63d', '489b07831f316293']
+    assert Run('doodles', 'zeroshot', .5, noise=dict(share=.1)).noise != () == runs.stands_for(Run('doodles', 'zeroshot', .5, noise=dict(share=.1))).noise
+    assert runs.origin(Run('doodles', 'trmml-moved', .5, noise=dict(share=.1))).noise == ()
 
 
 def test_every_field_is_flipped(): assert set(FLIPPED) == {f.name for f in fields(Run)}

@@ -24,6 +24,7 @@ from ..data.published import SINGLE, published
 from ..features import Rows, Store, open_views
 from ..files import data_root
 from ..labels import partial, single_positive, validation_split
+from .noise import spoil
 from .run import NUMBERS, PROTOCOLS, Run, interpolation, policy
 
 # %% ../../nbs/runs/2_inputs.ipynb #45119f2e
@@ -32,7 +33,8 @@ def reading(
 )->Run: # a key of what is remembered
     "The run without what does not decide which files are read: equal for runs that read the same."
     return replace(run, method='zeroshot', known=1., seed=0, protocol='partial', settings=(),
-                   held_out=0., difficult='', data=policy(run), interpolation=interpolation(run))
+                   held_out=0., difficult='', data=policy(run), interpolation=interpolation(run),
+                   noise=())
 
 # %% ../../nbs/runs/2_inputs.ipynb #74c06e05
 @lru_cache(maxsize=4)
@@ -109,6 +111,7 @@ def label_list(
     if run.protocol != 'splc' or run.seed or str(run.dataset) not in SINGLE: return None
     return data_root(root)/'labels'/SINGLE[str(run.dataset)]['single']
 
+# %% ../../nbs/runs/2_inputs.ipynb #82a6d060
 def observed(
     run:Run,                 # whose protocol, ratio and seed count
     labels:np.ndarray,       # int8 (N, C) of the train split
@@ -120,6 +123,7 @@ def observed(
     if run.protocol == 'splc' and run.seed == 0 and ds is not None and ds.name in SINGLE:
         return published(ds, root)
     if run.protocol != 'partial': return single_positive(labels, seed=run.seed)
+    if run.noise: return spoil(labels, run.known, run.seed, **dict(run.noise))
     return partial(labels, run.known, seed=run.seed)
 
 def training_rows(
