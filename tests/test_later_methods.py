@@ -13,6 +13,7 @@ import trmml.clip
 from trmml import runs
 from trmml.clip.backbones import from_config
 from trmml.methods import LATER_METHODS, create, find
+from trmml.methods.dualcoop import position_shift
 from trmml.methods.positivecoop import NegativeCoOp, PositiveCoOp, VisionOnly
 from trmml.methods.sparc import SPARC, StandardisedSum, first_direction, in_order, named_classes, scale_of
 from trmml.methods.tagclip import TagCLIP, cut_out, found_boxes
@@ -81,6 +82,15 @@ def test_the_loss_is_a_sum(clip, store, name):
     x = rows(store); twice = type(x)(*(torch.cat([v, v]) for v in x))
     assert_close(m.loss(twice, torch.cat([y, y]))['total'], 2*m.loss(x, y)['total'])
     assert_close(m.loss(x, y)['total'], .03*m.loss(x, y)['cls'])
+
+
+def test_vision_only_looks_where_presence_is(clip, store):
+    "Maps are weights of the positive outputs; `encode_text` gives their rows first. A layer of a seed is the same one."
+    m = VisionOnly(clip, NAMES, unit=50.).eval()
+    w = m.layer.weight.detach(); assert torch.equal(m.encode_text(), torch.stack([w[6:], w[:6]]))
+    u = store.dense.flatten(2).mT; u = (torch.cat([u.mean(1, keepdim=True), u], 1) + position_shift(clip, 3, 3))/50
+    o = (u @ w.T + m.layer.bias).mT; assert_close(m.regions(rows(store)).flatten(2), o[:, 6:].softmax(-1)[..., 1:], atol=1e-5, rtol=1e-3)
+    torch.manual_seed(7); assert torch.equal(VisionOnly(clip, NAMES).layer.weight, w) and not torch.equal(VisionOnly(clip, NAMES, seed=1).layer.weight, w)
 
 
 def test_free_vectors_are_their_own(clip):
