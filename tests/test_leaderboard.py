@@ -165,7 +165,7 @@ def test_what_methods_learn_from(shown):
     said = {m: r['data-supervision'] for m, r in shown.rows.items()}
     assert {said[m] for m in ('trmml', 'dualcoop', 'coop', 'scpnet', 'sst-frozen', 'splc')} == {'labels only'}
     assert {said[m] for m in ('taidpt', 'taiadapter')} == {'captions only'} and said['taidpt+trmml'] == 'labels + captions'
-    assert {m for m in said if said[m] == 'none'} == {'zeroshot', 'zeroshot-dense'}
+    assert {m for m in said if said[m] == 'none'} == {'zeroshot', 'zeroshot-dense', 'zeroshot-sum', 'sparc'}
     assert {'trmml-moved', 'trmml-ceiling'} <= {m for m in said if said[m] == 'complete labels'}
     kinds = {m: r['data-kind'] for m, r in shown.rows.items()}
     assert kinds['sst'] == 'ImageNet encoder, trained' and kinds['scpnet-frozen'] == kinds['trmml'] == 'frozen CLIP'
