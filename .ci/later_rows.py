@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Put the stored tables of methods since the paper into the notebooks that show them: python .ci/later_rows.py
+"""Put the stored tables of methods since the paper into the notebooks that show them: python .ci/later_rows.py && python .ci/readme.py
 
 To be run after nbs/studies/since.ipynb has written its tables; nothing else of the notebooks is run or changed.
 """
@@ -12,6 +12,8 @@ NBS = Path(__file__).resolve().parents[1]/'nbs'
 SHOWN = {   # notebook -> the last line of a cell that shows Markdown, and what it gives today
     'table1': ("Markdown(since.section('table1', name))", since.section('table1')),
     'table2': ("Markdown(since.section('table2', name))", since.section('table2')),
+    'report/11_results': ("Markdown('\\n\\n'.join(dict.fromkeys(map(since.section, ('table1', 'table2')))))",
+                          '\n\n'.join(dict.fromkeys(map(since.section, ('table1', 'table2'))))),
     'studies/since': ("Markdown(f'**Stored result, doodles:** {since.stored()}.')", f'**Stored result, doodles:** {since.stored()}.')}
 
 
