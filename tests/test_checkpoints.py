@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from trmml import clip as clips
+from trmml.metrics import pseudo_quality
 from trmml.train import Method, TensorStore, fit
 from trmml.train.averages import Average
 from trmml.train.checkpoints import Changed, code_digest, describe_training, load_checkpoint, save_checkpoint
-from trmml.train.learner import optimizer
+from trmml.train.learner import optimizer, shown, valid_maps
 from trmml.train.method import as_features
 
 NAMES = ['cat', 'dog', 'sofa']
@@ -142,4 +143,39 @@ def test_pseudo_labels_are_measured_where_the_truth_is_known(clip, store):
             self.pseudo = torch.where(labels == 0, -1, 0).to(torch.int8)   # always right
             return out
     right = fit(made(clip, Sure, epochs=1), store, LABELS, truth=truth)[0]
-    assert right != pytest.approx(labelled, nan_ok=True)
+    want = pseudo_quality(torch.where(LABELS == 0, -1, 0), LABELS, truth)
+    assert {k: right[f'pseudo_{k}'] for k in want} == pytest.approx(want, nan_ok=True) and want['neg_precision'] == 1
+
+
+def test_what_a_bar_shows():
+    "Losses in three digits; neither rates nor the quality of pseudo-labels."
+    assert shown(dict(epoch=3, lr=.1, lr_1=.2, pseudo_unknown=4, total=.12345, kd=2)) == dict(total='0.123', kd='2')
+
+
+def test_mean_ap_of_the_moment_and_of_the_average(clip, store):
+    method = made(clip)
+    mean = Average(method, .5)
+    for v in mean.mean.values(): v.neg_()
+    assert valid_maps(method, None, None) == {} and set(valid_maps(method, None, (store, LABELS))) == {'valid_map'}
+    both = valid_maps(method, mean, (store, LABELS))
+    assert set(both) == {'valid_map', 'valid_map_average'} and both['valid_map'] != both['valid_map_average']
+
+
+def test_a_checkpoint_of_other_photos_is_set_aside_by_name(clip, store, tmp_path):
+    "As .old; a damaged one as .damaged; the training begins anew, and says so."
+    fit(made(clip), store, LABELS, checkpoint=tmp_path/'a.ckpt')
+    other = TensorStore(store.dense, store.pooled + 1)
+    with pytest.warns(UserWarning, match='the photos changed'): fit(made(clip), other, LABELS, checkpoint=tmp_path/'a.ckpt')
+    assert (tmp_path/'a.ckpt.old').exists() and (tmp_path/'a.ckpt').exists()
+    (tmp_path/'a.ckpt').write_bytes(b'x'*99)
+    with pytest.warns(UserWarning, match='is damaged'): log = fit(made(clip), other, LABELS, checkpoint=tmp_path/'a.ckpt')
+    assert (tmp_path/'a.ckpt.damaged').exists() and len(log) == 4
+
+
+def test_truth_is_of_the_labels_that_are_trained_on(clip, store):
+    "A method that makes a training set of its own is not measured by the rows of another."
+    class Twice(Linear):
+        def training_set(self, store, labels): return TensorStore(store.dense.repeat(2, 1, 1, 1), store.pooled.repeat(2, 1)), labels.repeat(2, 1)
+        def see_truth(self, truth): raise AssertionError
+    log = fit(made(clip, Twice, epochs=1), store, LABELS, truth=LABELS)
+    assert not any(k.startswith('pseudo_') for k in log[0])
