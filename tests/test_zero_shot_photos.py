@@ -53,7 +53,7 @@ def test_statistics_of_few_photos_are_enough(test_split, n):
 
 def test_two_photos_are_the_least(test_split):
     clip, ds, store = test_split
-    with pytest.raises(ValueError, match='1 photo: .* at least 2'): start_from(clip, class_words(['cat', 'dog']), store.subset([0]))
+    with pytest.raises(ValueError, match='1 image: .* at least 2'): start_from(clip, class_words(['cat', 'dog']), store.subset([0]))
 
 
 def test_a_class_that_never_varies_has_a_spread():
