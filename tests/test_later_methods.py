@@ -13,6 +13,7 @@ import trmml.clip
 from trmml import runs
 from trmml.clip.backbones import from_config
 from trmml.methods import LATER_METHODS, create, find
+from trmml.methods.dualcoop import position_shift
 from trmml.methods.positivecoop import NegativeCoOp, PositiveCoOp, VisionOnly
 from trmml.methods.sparc import SPARC, StandardisedSum, first_direction, in_order, named_classes, scale_of
 from trmml.methods.tagclip import TagCLIP, cut_out, found_boxes
@@ -22,7 +23,7 @@ from trmml.train import TensorStore, optimizer, predict
 from trmml.train.method import count_parameters
 
 NAMES = ['cat', 'dog', 'bus', 'person', 'sofa', 'chair']
-ONE = ['a photo of a {}.']
+ONE = 'a photo of a {}.'
 
 
 @pytest.fixture(scope='module')
@@ -81,6 +82,15 @@ def test_the_loss_is_a_sum(clip, store, name):
     x = rows(store); twice = type(x)(*(torch.cat([v, v]) for v in x))
     assert_close(m.loss(twice, torch.cat([y, y]))['total'], 2*m.loss(x, y)['total'])
     assert_close(m.loss(x, y)['total'], .03*m.loss(x, y)['cls'])
+
+
+def test_vision_only_looks_where_presence_is(clip, store):
+    "Maps are weights of the positive outputs; `encode_text` gives their rows first. A layer of a seed is the same one."
+    m = VisionOnly(clip, NAMES, unit=50.).eval()
+    w = m.layer.weight.detach(); assert torch.equal(m.encode_text(), torch.stack([w[6:], w[:6]]))
+    u = store.dense.flatten(2).mT; u = (torch.cat([u.mean(1, keepdim=True), u], 1) + position_shift(clip, 3, 3))/50
+    o = (u @ w.T + m.layer.bias).mT; assert_close(m.regions(rows(store)).flatten(2), o[:, 6:].softmax(-1)[..., 1:], atol=1e-5, rtol=1e-3)
+    torch.manual_seed(7); assert torch.equal(VisionOnly(clip, NAMES).layer.weight, w) and not torch.equal(VisionOnly(clip, NAMES, seed=1).layer.weight, w)
 
 
 def test_free_vectors_are_their_own(clip):
@@ -168,11 +178,11 @@ def test_sparc_in_loops(clip, store, compounds):
 
 
 def test_sparc_averages_its_templates(clip):
-    two = SPARC(clip, NAMES, ['a photo of a {}.', 'a {}.']).text()
-    for c, name in enumerate(NAMES): assert_close(two[c].double().numpy(), unit(text(clip, [f'a photo of a {name}.', f'a {name}.']).mean(0)), rtol=1e-4, atol=1e-5)
+    said = [t for t in open_clip.OPENAI_IMAGENET_TEMPLATES]; m = SPARC(clip, NAMES); m.templates = m.templates[:3]; two = m.text()
+    for c, name in enumerate(NAMES): np.testing.assert_allclose(two[c], unit(text(clip, [t(name) for t in said[:3]]).mean(0)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(two[6:12], text(clip, NAMES), rtol=1e-4, atol=1e-5)
     assert SPARC(clip, NAMES).templates == [t('{}') for t in open_clip.OPENAI_IMAGENET_TEMPLATES] and len(SPARC(clip, NAMES).templates) == 80
-    assert runs.recipe('sparc') == dict(templates=ONE)
+    assert runs.recipe('sparc') == dict(template=ONE)
 
 
 def test_direction_has_a_sign_and_a_length():
@@ -193,15 +203,15 @@ def test_compound_prompts_from_a_file(clip, store, tmp_path):
     a, b = (SPARC(clip, NAMES, ONE, c) for c in (path, ['a cat and a dog', 'dogs on a sofa']))
     assert a.said == b.said and torch.equal(predict(a, store), predict(b, store))
     for wrong, error, words in ((dict(compounds=tmp_path/'none.txt'), FileNotFoundError, 'none.txt'), (dict(compounds=[]), ValueError, 'needs sentences'),
-                                (dict(templates=['a photo']), ValueError, "'a photo' has no place for the class"), (dict(templates=['{} {}']), ValueError, 'no place')):
+                                (dict(template='a photo'), ValueError, "template='a photo': write one {} in the place"), (dict(template='{} {}'), ValueError, 'write one')):
         with pytest.raises(error, match=words): find('sparc')[0].check_inputs(**wrong)
         with pytest.raises(error, match=words): create('sparc', clip, NAMES, **wrong)
-    with pytest.raises(ValueError, match='1 class: .* at least two'): create('sparc', clip, ['cat'], templates=ONE)
+    with pytest.raises(ValueError, match='1 class: .* at least two'): create('sparc', clip, ['cat'], template=ONE)
 
 
 def test_zero_shot_methods_are_not_trained(clip, store):
     for name in 'sparc', 'zeroshot-sum':
-        m = create(name, clip, NAMES, **(dict(templates=ONE) if name == 'sparc' else {}))
+        m = create(name, clip, NAMES, **(dict(template=ONE) if name == 'sparc' else {}))
         assert not m.trainable and not m.reads_labels and not list(m.parameters())
         with pytest.raises(NotImplementedError, match='not trained'): m.loss(rows(store), None)
 
@@ -281,7 +291,7 @@ def slow_tags(vit, m, x):
 @torch.no_grad()
 def test_tagclip_in_loops(vit):
     "Coarse, refined, looked at again: images of three shapes, of which some have candidates."
-    m = TagCLIP(vit, NAMES, templates=ONE, background=['sky', 'wall']).eval(); found = []
+    m = TagCLIP(vit, NAMES, templates=[ONE], background=['sky', 'wall']).eval(); found = []
     for i, size in enumerate([(64, 64), (80, 112), (96, 64), (80, 80), (64, 96)]):
         x = 2*torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(i))
         s, z, again = slow_tags(vit, m, x); found += again

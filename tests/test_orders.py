@@ -191,8 +191,8 @@ def test_one_prompt(clip, name):
 def test_without_text(clip):
     "Positions as they are, not of unit length; each of two outputs per class is pooled by its own softmax, the second is presence."
     def restate(m, x, y, now):
-        o = (all_tokens(clip, x)/50 @ m.layer.weight.T + m.layer.bias).mT; z = 5*(o.softmax(-1)*o).sum(-1); return .03*asl(z[:, 4:] - z[:, :4], y, 1e-6).sum()
-    m = create('vision-only', clip, NAMES, unit=50., epochs=3, batch=4, lr=.05)
+        o = (all_tokens(clip, x)/50 @ m.layer.weight.T + m.layer.bias).mT; z = 3*((.7*o).softmax(-1)*o).sum(-1); return .03*asl(z[:, 4:] - z[:, :4], y, 1e-6).sum()
+    m = create('vision-only', clip, NAMES, unit=50., spatial=.7, sharpness=3., epochs=3, batch=4, lr=.05)
     beside(m, Given(images(6, 128)), known(6), restate, sgd, lambda k, p, now: dict(lr=warmed_up(.05, now)), most=1)
 
 
