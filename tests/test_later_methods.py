@@ -177,6 +177,7 @@ def test_sparc_in_loops(clip, store, compounds):
     if compounds: assert [len(whose[n]) for n in NAMES] == [3, 4, 2, 1, 1, 0]
 
 
+@pytest.mark.filterwarnings('ignore:doodle-clip never saw')
 def test_sparc_averages_its_templates(clip):
     said = [t for t in open_clip.OPENAI_IMAGENET_TEMPLATES]; m = SPARC(clip, NAMES); m.templates = m.templates[:3]; two = m.text()
     for c, name in enumerate(NAMES): np.testing.assert_allclose(two[c], unit(text(clip, [t(name) for t in said[:3]]).mean(0)), rtol=1e-4, atol=1e-5)
