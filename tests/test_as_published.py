@@ -122,7 +122,7 @@ WANTED = {
     ('zeroshot', '*'): dict(dense=False), ('zeroshot-dense', '*'): dict(dense=True),
     ('positivecoop', '*'): dict(ONE_PROMPT, lr=.5, prompt_rate=.01, spread=1., spatial=.2, sharpness=1.), ('negativecoop', '*'): dict(ONE_PROMPT, lr=.5, prompt_rate=.01),
     ('vision-only', '*'): {k: v for k, v in ONE_PROMPT.items() if k not in ('n_ctx', 'class_specific')} | dict(lr=.005, unit=1., spatial=1., sharpness=5.),
-    ('sparc', '*'): dict(templates=None, compounds=None)}
+    ('sparc', '*'): dict(template='imagenet', compounds=None)}
 RESIZED = dict(bilinear=('dualcoop', 'positivecoop', 'negativecoop', 'vision-only', 'scpnet', 'hill', 'splc', 'lsan', 'role', 'largeloss', 'ssgrl', 'mlgcn'),
                bicubic=('trmml', 'dualcoop-tai', 'dualcoop-plus', 'dualcoop-reproduced', 'coop', 'taidpt', 'hspnet', 'sst', 'sarb', 'zeroshot', 'zeroshot-dense', 'sparc'))
 

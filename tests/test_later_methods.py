@@ -23,7 +23,7 @@ from trmml.train import TensorStore, optimizer, predict
 from trmml.train.method import count_parameters
 
 NAMES = ['cat', 'dog', 'bus', 'person', 'sofa', 'chair']
-ONE = ['a photo of a {}.']
+ONE = 'a photo of a {}.'
 
 
 @pytest.fixture(scope='module')
@@ -177,12 +177,13 @@ def test_sparc_in_loops(clip, store, compounds):
     if compounds: assert [len(whose[n]) for n in NAMES] == [3, 4, 2, 1, 1, 0]
 
 
+@pytest.mark.filterwarnings('ignore:doodle-clip never saw')
 def test_sparc_averages_its_templates(clip):
-    two = SPARC(clip, NAMES, ['a photo of a {}.', 'a {}.']).text()
-    for c, name in enumerate(NAMES): assert_close(two[c].double().numpy(), unit(text(clip, [f'a photo of a {name}.', f'a {name}.']).mean(0)), rtol=1e-4, atol=1e-5)
+    said = [t for t in open_clip.OPENAI_IMAGENET_TEMPLATES]; m = SPARC(clip, NAMES); m.templates = m.templates[:3]; two = m.text()
+    for c, name in enumerate(NAMES): np.testing.assert_allclose(two[c], unit(text(clip, [t(name) for t in said[:3]]).mean(0)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(two[6:12], text(clip, NAMES), rtol=1e-4, atol=1e-5)
     assert SPARC(clip, NAMES).templates == [t('{}') for t in open_clip.OPENAI_IMAGENET_TEMPLATES] and len(SPARC(clip, NAMES).templates) == 80
-    assert runs.recipe('sparc') == dict(templates=ONE)
+    assert runs.recipe('sparc') == dict(template=ONE)
 
 
 def test_direction_has_a_sign_and_a_length():
@@ -203,15 +204,15 @@ def test_compound_prompts_from_a_file(clip, store, tmp_path):
     a, b = (SPARC(clip, NAMES, ONE, c) for c in (path, ['a cat and a dog', 'dogs on a sofa']))
     assert a.said == b.said and torch.equal(predict(a, store), predict(b, store))
     for wrong, error, words in ((dict(compounds=tmp_path/'none.txt'), FileNotFoundError, 'none.txt'), (dict(compounds=[]), ValueError, 'needs sentences'),
-                                (dict(templates=['a photo']), ValueError, "'a photo' has no place for the class"), (dict(templates=['{} {}']), ValueError, 'no place')):
+                                (dict(template='a photo'), ValueError, "template='a photo': write one {} in the place"), (dict(template='{} {}'), ValueError, 'write one')):
         with pytest.raises(error, match=words): find('sparc')[0].check_inputs(**wrong)
         with pytest.raises(error, match=words): create('sparc', clip, NAMES, **wrong)
-    with pytest.raises(ValueError, match='1 class: .* at least two'): create('sparc', clip, ['cat'], templates=ONE)
+    with pytest.raises(ValueError, match='1 class: .* at least two'): create('sparc', clip, ['cat'], template=ONE)
 
 
 def test_zero_shot_methods_are_not_trained(clip, store):
     for name in 'sparc', 'zeroshot-sum':
-        m = create(name, clip, NAMES, **(dict(templates=ONE) if name == 'sparc' else {}))
+        m = create(name, clip, NAMES, **(dict(template=ONE) if name == 'sparc' else {}))
         assert not m.trainable and not m.reads_labels and not list(m.parameters())
         with pytest.raises(NotImplementedError, match='not trained'): m.loss(rows(store), None)
 
@@ -291,7 +292,7 @@ def slow_tags(vit, m, x):
 @torch.no_grad()
 def test_tagclip_in_loops(vit):
     "Coarse, refined, looked at again: images of three shapes, of which some have candidates."
-    m = TagCLIP(vit, NAMES, templates=ONE, background=['sky', 'wall']).eval(); found = []
+    m = TagCLIP(vit, NAMES, templates=[ONE], background=['sky', 'wall']).eval(); found = []
     for i, size in enumerate([(64, 64), (80, 112), (96, 64), (80, 80), (64, 96)]):
         x = 2*torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(i))
         s, z, again = slow_tags(vit, m, x); found += again

@@ -40,7 +40,7 @@ VOC = Path(__file__).resolve().parents[2]/'shared'/'data'/'voc2007_test_scores.n
 NAMES = ['cat', 'dog', 'bus', 'person', 'sofa', 'chair']
 COCO = dict(keep=62, hard=2, soft=1., temperature=.2, lr=3e-5, gcn_lr=1e-5, epochs=60, stretch=4/3)   # SCPNet's, by its authors
 TREE = (['farm', 'street', 'living room', 'person'], [0, 0, 1, 3, 2, 2])
-SETUP = {'vision-only': dict(unit=200.), 'sparc': dict(templates=['a photo of a {}.']), 'hspnet': dict(parents=TREE, hidden=32), 'hspnet-frozen': dict(parents=TREE, hidden=32), 'scpnet': dict(hidden=32),
+SETUP = {'vision-only': dict(unit=200.), 'sparc': dict(template='a photo of a {}.'), 'hspnet': dict(parents=TREE, hidden=32), 'hspnet-frozen': dict(parents=TREE, hidden=32), 'scpnet': dict(hidden=32),
          'scpnet-frozen': dict(hidden=32), 'taidpt': dict(n_captions=200, batch=128), 'taiadapter': dict(n_captions=200, batch=128),
          **{k: dict(text_settings=dict(n_captions=200, batch=128)) for k in ('taidpt+dualcoop', 'taidpt+trmml', 'taiadapter+dualcoop')}}
 TRAINED = [m for m in METHODS if find(m)[0].trainable]
@@ -799,7 +799,7 @@ def test_defaults_are_the_official_ones():
     assert (scale('dualcoop-plus', 'spatial'), scale('dualcoop-plus', 'sharpness'), scale('dualcoop-plus', 'wta_sharpness')) == (20.1, 20.1, 200.)
     for name in 'positivecoop', 'negativecoop': assert (scale(name, 'spatial'), scale(name, 'sharpness')) == (20., 100.)
     own = arguments('vision-only')['default']; assert (own['spatial'], own['sharpness'], own['lr']) == (1., 5., .005)     # of no logit scale
-    assert arguments('sparc')['default'].tolist() == [None, None]
+    assert arguments('sparc')['default'].tolist() == ['imagenet', None]
     assert (scale('taidpt', 'scale'), scale('taidpt', 'kappa'), scale('taidpt', 'kappa_test')) == (4., 50., 40.)
     assert (scale('scpnet', 'sharpness'), scale('hspnet', 'sharpness')) == (10., 10.)
 

@@ -117,7 +117,7 @@ OFFICIAL |= {
     'positivecoop': ONE_PROMPT, 'negativecoop': ONE_PROMPT,
     'vision-only': dict(lr=('.01 of --lr', '.005 in the example'), unit=('no option', '1'),
                         spatial=('no option', '1'), sharpness=('no option', '5'), **SHARED),
-    'sparc': dict(templates=('ensemble_80', '80 for ImageNet'),
+    'sparc': dict(template=('ensemble_80', '80 for ImageNet'),
                   compounds=('a data file', 'sentences by a language model')),
 }
 

@@ -172,9 +172,9 @@ class CompoundPrompts(Method):
     trainable = reads_labels = False
 
     @staticmethod
-    def check_inputs(templates=None, compounds=None, **others):
-        "Raise for templates without a place for the name, or compound prompts that are not there."
-        full_templates(templates)
+    def check_inputs(template='imagenet', compounds=None, **others):
+        "Raise for a template without a place for the name, or compound prompts that are not there."
+        full_templates(template)
         check_captions(compounds)
     def encode_text(self): return sparc_text(self)   # (2C + M, d): classes, bare names, compounds
     def loss(self, x, labels, batch=None):
@@ -189,27 +189,27 @@ class SPARC(CompoundPrompts):
     def __init__(self,
         clip:CLIP,            # frozen
         classes:list,         # prompt-ready class names, at least two
-        templates:list=None,  # what is said of a class, with a {}; None: CLIP's 80 for ImageNet
+        template:str='imagenet', # mean over CLIP's 80 for ImageNet; or one sentence with a {}
         compounds=None,       # sentences that name several classes: a list, a file; None: pairs
         seed:int=0,           # nothing is drawn
         **recipe,             # nothing is trained
     ):
         super().__init__(clip, classes, **recipe)
-        self.check_inputs(templates=templates, compounds=compounds)
-        self.templates = full_templates(templates)
+        self.check_inputs(template=template, compounds=compounds)
+        self.templates = full_templates(template)
         self.said, whose = named_classes(compounds, several(self.classes))
         hold_statistics(self, whose)
 
 # %% ../../nbs/methods/01b_sparc.ipynb #sp000030
 def full_templates(
-    templates:list|None, # of str; None: CLIP's
-)->list:                 # of str with one {}
+    template:str, # 'imagenet' or a sentence
+)->list:          # of str with one {}
     "Templates with a place for a class name; a `ValueError` for one that has none."
-    if templates is None: return [t('{}') for t in open_clip.OPENAI_IMAGENET_TEMPLATES]
-    for t in templates:
-        if t.count('{}') != 1:
-            raise ValueError(f'templates: {t!r} has no place for the class; write one {{}} into it')
-    return list(templates)
+    if template == 'imagenet': return [t('{}') for t in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    if template.count('{}') != 1:
+        raise ValueError(f"template={template!r}: write one {{}} in the place of the class, or use "
+                         f"'imagenet' for CLIP's 80")
+    return [template]
 
 def several(
     classes:list, # names

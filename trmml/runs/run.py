@@ -156,7 +156,9 @@ def stands_for(
     same, how = replace(run, known=1., protocol='partial', noise=()), policy(run)
     # what is read stays what the protocol asks for
     if policy(same) != how: same = replace(same, difficult='', data=how)
-    return same if cls.trainable else replace(same, seed=0, settings={})
+    if cls.trainable: return same
+    own = {k: v for k, v in run.settings if k not in (*cls.recipe, *LOSSES, 'precision')}
+    return replace(same, seed=0, settings=own)
 
 def member(
     run:Run,       # of an ensemble
