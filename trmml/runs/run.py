@@ -160,6 +160,7 @@ def stands_for(
     own = {k: v for k, v in run.settings if k not in (*cls.recipe, *LOSSES, 'precision')}
     return replace(same, seed=0, settings=own)
 
+# %% ../../nbs/runs/1_run.ipynb #fd7de32c
 def member(
     run:Run,       # of an ensemble
     method:str,    # of the member
